@@ -1,0 +1,68 @@
+"""Time, behind one small Protocol, so that tests and the simulation can own it.
+
+Deadlines use the monotonic side (or the event loop's time); windows and records use UTC.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the product reads time."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; only differences mean anything."""
+        ...
+
+    def utc_ns(self) -> int:
+        """Nanoseconds since 1970-01-01T00:00:00Z; may be stepped by the operating system."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def utc_ns(self) -> int:
+        return time.time_ns()
+
+
+class ManualClock:
+    """A clock that moves when it is told to; both sides move together unless stepped."""
+
+    def __init__(self, utc_ns: int = 1_767_225_600_000_000_000) -> None:
+        self._monotonic = 0.0
+        self._utc_ns = utc_ns
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def utc_ns(self) -> int:
+        return self._utc_ns
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass on both sides."""
+        self._monotonic += seconds
+        self._utc_ns += round(seconds * 1e9)
+
+    def step_utc(self, seconds: float) -> None:
+        """Step the wall clock (forward or back) without letting time pass."""
+        self._utc_ns += round(seconds * 1e9)
+
+
+def utc_datetime(utc_ns: int) -> datetime:
+    """`utc_ns` as an aware datetime (microsecond resolution)."""
+    return datetime.fromtimestamp(utc_ns // 1_000_000_000, UTC).replace(
+        microsecond=utc_ns // 1000 % 1_000_000
+    )
+
+
+def iso8601(utc_ns: int) -> str:
+    """`utc_ns` as `2026-01-01T00:00:00.000Z`."""
+    stamp = utc_datetime(utc_ns)
+    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{stamp.microsecond // 1000:03d}Z"

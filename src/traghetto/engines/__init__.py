@@ -1,0 +1,1 @@
+"""Engines: adapters to model servers, the pool that makes them dependable, and failure kinds."""

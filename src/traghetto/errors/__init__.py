@@ -1,0 +1,38 @@
+"""The error contract: the catalogue, the exception that names a row, and the renderer."""
+
+from traghetto.errors.catalogue import (
+    Adjunct,
+    Code,
+    ErrorCode,
+    LogLevel,
+    Row,
+    Shape,
+    public_name,
+    row_of,
+)
+from traghetto.errors.exception import ApiError, invalid_request
+from traghetto.errors.render import (
+    ErrorStyle,
+    RenderedError,
+    message_of,
+    render_error,
+    render_stream_error,
+)
+
+__all__ = [
+    "Adjunct",
+    "ApiError",
+    "Code",
+    "ErrorCode",
+    "ErrorStyle",
+    "LogLevel",
+    "RenderedError",
+    "Row",
+    "Shape",
+    "invalid_request",
+    "message_of",
+    "public_name",
+    "render_error",
+    "render_stream_error",
+    "row_of",
+]

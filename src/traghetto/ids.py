@@ -1,0 +1,68 @@
+"""Identifiers: request ids, record ids, and API keys with their checksum.
+
+An API key is a prefix, 32 random bytes in base62 and a CRC-32 of both in base62 (6 characters),
+so that a mistyped key is refused without a look-up. Keys are shown once and stored as a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import uuid
+import zlib
+from typing import Final
+
+INFERENCE_KEY_PREFIX: Final = "VENICE_INFERENCE_KEY_"
+ADMIN_KEY_PREFIX: Final = "VENICE_ADMIN_KEY_"
+KEY_CHARACTERS_MAX: Final = 128
+_BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SECRET_CHARACTERS: Final = 43
+_CHECKSUM_CHARACTERS: Final = 6
+
+
+def new_request_id() -> str:
+    """A fresh request id: 32 hexadecimal digits, unguessable, made by us and never taken over."""
+    return secrets.token_hex(16)
+
+
+def new_record_id() -> str:
+    """A fresh id of an account, key or hold: a random UUID in its usual form."""
+    return str(uuid.uuid4())
+
+
+def new_api_key(prefix: str) -> str:
+    """A fresh API key with `prefix` (one of the two constants above)."""
+    body = prefix + _base62(int.from_bytes(secrets.token_bytes(32), "big"), _SECRET_CHARACTERS)
+    return body + _checksum(body)
+
+
+def is_well_formed_key(key: str) -> bool:
+    """Whether `key` has a known prefix, a plausible length and a right checksum."""
+    if len(key) > KEY_CHARACTERS_MAX or not key.isascii():
+        return False
+    if not key.startswith((INFERENCE_KEY_PREFIX, ADMIN_KEY_PREFIX)):
+        return False
+    body, checksum = key[:-_CHECKSUM_CHARACTERS], key[-_CHECKSUM_CHARACTERS:]
+    return _checksum(body) == checksum
+
+
+def key_digest(pepper: bytes, key: str) -> bytes:
+    """What the store keeps of a key: HMAC-SHA256 under a pepper that lives outside the store.
+
+    A fast hash is safe here: the secret has 256 random bits, so there is nothing to guess, and a
+    slow hash would let anybody spend the server's time with wrong keys.
+    """
+    return hmac.digest(pepper, key.encode(), hashlib.sha256)
+
+
+def _checksum(body: str) -> str:
+    return _base62(zlib.crc32(body.encode()), _CHECKSUM_CHARACTERS)
+
+
+def _base62(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, digit = divmod(number, 62)
+        digits.append(_BASE62[digit])
+    return "".join(reversed(digits))

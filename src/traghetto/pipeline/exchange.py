@@ -1,0 +1,151 @@
+"""One request and its answer, over the three ASGI callables.
+
+The HTTP edge makes an `Exchange` per request; stages read from it, add headers that belong on the
+answer whatever it turns out to be, and one of them sends the answer. It also knows what a client
+has certainly not seen: `response_started` decides whether a failure is an HTTP answer or a frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from types import TracebackType
+from typing import Any, Final
+
+from traghetto import __version__
+from traghetto.clock import Clock, iso8601
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_VERSION: Final = (b"x-venice-version", __version__.encode())
+JSON_CONTENT: Final = (b"content-type", b"application/json; charset=utf-8")
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+class Exchange:
+    """A request being answered.
+
+    Attributes are set once, at the edge, except `answer_headers`, which stages append to, and
+    `response_started`.
+    """
+
+    __slots__ = (
+        "answer_headers",
+        "client_address",
+        "clock",
+        "headers",
+        "method",
+        "path",
+        "query",
+        "receive",
+        "received_monotonic",
+        "request_id",
+        "response_started",
+        "send",
+        "status",
+    )
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, request_id: str, clock: Clock
+    ) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.headers: list[Header] = scope["headers"]
+        """Lower-case names, in the order received."""
+        client = scope.get("client")
+        self.client_address: str = client[0] if client else ""
+        self.receive = receive
+        self.send = send
+        self.request_id = request_id
+        self.clock = clock
+        self.received_monotonic = clock.monotonic()
+        self.answer_headers: list[Header] = []
+        self.response_started = False
+        self.status = 0
+        """The status sent, for metrics and the access record; 0 before the answer."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a request header (`name` in lower case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    async def start(self, status: int, headers: Iterable[Header]) -> None:
+        """Send the status line and headers; the common ones and `answer_headers` are added."""
+        request_id = self.request_id.encode()
+        self.response_started = True
+        self.status = status
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [
+                    *headers,
+                    (b"cf-ray", request_id),
+                    (b"x-request-id", request_id),
+                    _VERSION,
+                    (b"x-venice-timestamp", iso8601(self.clock.utc_ns()).encode()),
+                    *self.answer_headers,
+                ],
+            }
+        )
+
+    async def write(self, body: bytes, *, more: bool) -> None:
+        """Send a piece of the body; waits while the client reads too slowly."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def answer(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+        """Send a whole answer."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.start(status, [length, *headers])
+        await self.write(b"" if self.method == "HEAD" else body, more=False)
+
+    def watch_disconnect(self) -> DisconnectWatch:
+        """A context in which the client's disconnect cancels the current task."""
+        return DisconnectWatch(self.receive)
+
+
+class DisconnectWatch:
+    """Cancels the task that entered it when the client disconnects, and says so.
+
+    Leaving it after such a cancellation raises `ClientGone` instead of `CancelledError`; any
+    other cancellation passes through. Enter it only after the body has been read.
+    """
+
+    __slots__ = ("_receive", "_task", "_watcher", "gone")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.gone = False
+
+    def __enter__(self) -> DisconnectWatch:
+        task = asyncio.current_task()
+        assert task is not None, "a disconnect is watched from within a task"
+        self._task = task
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._watcher.cancel()
+        if self.gone and isinstance(exc, asyncio.CancelledError) and self._task.uncancel() == 0:
+            raise ClientGone from None
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self._task.cancel()
