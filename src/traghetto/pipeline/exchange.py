@@ -33,7 +33,7 @@ class Exchange:
     """A request being answered.
 
     Attributes are set once, at the edge, except `answer_headers`, which stages append to, and
-    `response_started`.
+    those whose text says who sets them.
     """
 
     __slots__ = (
@@ -42,6 +42,8 @@ class Exchange:
         "clock",
         "headers",
         "method",
+        "model",
+        "openai_errors",
         "path",
         "query",
         "receive",
@@ -69,6 +71,10 @@ class Exchange:
         self.received_monotonic = clock.monotonic()
         self.answer_headers: list[Header] = []
         self.response_started = False
+        self.model: str | None = None
+        """The resolved model, for logs and metrics; set by the stage that resolves it."""
+        self.openai_errors = False
+        """Whether the caller's key asks for errors as OpenAI objects; set once authenticated."""
         self.status = 0
         """The status sent, for metrics and the access record; 0 before the answer."""
 
