@@ -66,7 +66,7 @@ def show_error(name: str, as_json: bool) -> None:
         print_json(facts)
         return
     for label, value in facts.items():
-        shown = _WORDS.get(value, value) if value is None or isinstance(value, bool) else value
+        shown = _WORDS[value] if value is None or isinstance(value, bool) else value
         click.echo(f"{label.replace('_', ' ') + ':':<20}{shown}")
 
 
