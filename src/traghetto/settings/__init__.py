@@ -1,0 +1,45 @@
+"""Settings: declared in `fields`, read by `sources`, described by `annotations`."""
+
+from traghetto.settings.annotations import SettingRow, setting_rows, table_rows
+from traghetto.settings.fields import (
+    RateNumbers,
+    Settings,
+    SizeClass,
+    Upstream,
+    default_data_dir,
+)
+from traghetto.settings.invalid import (
+    Origin,
+    SettingInvalid,
+    dotted,
+    environment_name,
+    flag_name,
+    unknown_name,
+)
+from traghetto.settings.sources import (
+    SETTING_NAMES,
+    build_settings,
+    convert_field,
+    convert_table,
+)
+
+__all__ = [
+    "SETTING_NAMES",
+    "Origin",
+    "RateNumbers",
+    "SettingInvalid",
+    "SettingRow",
+    "Settings",
+    "SizeClass",
+    "Upstream",
+    "build_settings",
+    "convert_field",
+    "convert_table",
+    "default_data_dir",
+    "dotted",
+    "environment_name",
+    "flag_name",
+    "setting_rows",
+    "table_rows",
+    "unknown_name",
+]

@@ -1,0 +1,254 @@
+"""THE SETTINGS: every knob of the gateway, declared once.
+
+A field of `Settings` is the declaration: its name, type, bounds, default and description (which
+states the unit). Its TOML key, environment variable, command-line flag and line in the reference
+page derive from it.
+
+Invariants: no secret is a setting (only names of variables and files that hold secrets are);
+every limit has its unit in its name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from traghetto.settings.invalid import SettingInvalid
+
+_DAY: Final = 86_400
+_Positive = Annotated[int, Meta(ge=1)]
+
+SizeClass = Literal["xs", "s", "m", "l", "image", "audio", "embedding", "none"]
+"""Which row of the rate limit table holds for a model; `none` has no limit."""
+
+
+def default_data_dir() -> Path:
+    """Where state lives unless told otherwise: `$XDG_DATA_HOME/traghetto`, by the XDG rules."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share"
+    return root / "traghetto"
+
+
+class RateNumbers(msgspec.Struct, frozen=True):
+    """An operator's own limits for one size class; None is no limit."""
+
+    requests_per_minute: Annotated[
+        _Positive | None, Meta(description="Requests per account and model in 60 seconds.")
+    ] = None
+    tokens_per_minute: Annotated[
+        _Positive | None, Meta(description="Tokens per account and model in 60 seconds.")
+    ] = None
+
+
+class Upstream(msgspec.Struct, frozen=True, kw_only=True):
+    """One OpenAI-compatible server behind the gateway: a `[[upstreams]]` table."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            description="How models, logs, metrics and health name it.",
+        ),
+    ]
+    url: Annotated[str, Meta(description="Base URL, such as `http://127.0.0.1:8000/v1`.")]
+    key_env: Annotated[
+        str | None, Meta(description="Environment variable that holds its API key.")
+    ] = None
+    tokenize: Annotated[
+        Literal["vllm", "llama.cpp"] | None,
+        Meta(description="How it counts tokens exactly; without it the backend alone decides."),
+    ] = None
+    connect_seconds_max: Annotated[
+        float, Meta(gt=0, le=60, description="Deadline of a connection attempt, in seconds.")
+    ] = 2.0
+    health_check_seconds: Annotated[
+        float, Meta(gt=0, le=_DAY, description="Time between two health checks, in seconds.")
+    ] = 10.0
+
+    def __post_init__(self) -> None:
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("`url` starts with http:// or https:// and names a host")
+        if parts.username or parts.password:
+            raise ValueError("`url` carries no credentials: name a variable in `key_env`")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of every setting."""
+
+    host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    ] = 8420
+    data_dir: Annotated[
+        Path,
+        Meta(
+            description="Directory of the books, keys and control socket (0700).",
+            extra={"default": "`$XDG_DATA_HOME/traghetto`, else `~/.local/share/traghetto`"},
+        ),
+    ] = msgspec.field(default_factory=default_data_dir)
+    pepper_file: Annotated[
+        Path | None,
+        Meta(
+            description="File (0600) with the secret that API key digests are made with.",
+            extra={"default": "`pepper` in the data directory"},
+        ),
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(description="Networks (CIDR) of the proxies whose `X-Forwarded-For` counts."),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Origins that browsers may call from, such as `https://app.example`."),
+    ] = ()
+
+    headers_bytes_max: Annotated[
+        int, Meta(ge=1024, description="Request line and headers together, in bytes.")
+    ] = 65_536
+    headers_count_max: Annotated[int, Meta(ge=8, description="Number of headers in a request.")] = (
+        100
+    )
+    headers_seconds_max: Annotated[
+        float, Meta(gt=0, le=_DAY, description="Deadline of a whole request head, in seconds.")
+    ] = 10.0
+    body_bytes_max: Annotated[
+        int, Meta(ge=1024, description="Size of a request body, in bytes.")
+    ] = 36_700_160
+    body_grace_seconds: Annotated[
+        float, Meta(ge=0, le=_DAY, description="Time before that rate counts, in seconds.")
+    ] = 10.0
+    body_bytes_per_second_min: Annotated[
+        int, Meta(ge=1, description="Lowest average rate of a body, in bytes per second.")
+    ] = 1024
+    body_seconds_max: Annotated[
+        float, Meta(gt=0, le=_DAY, description="Deadline of a whole request body, in seconds.")
+    ] = 300.0
+    write_stall_seconds_max: Annotated[
+        float,
+        Meta(gt=0, le=_DAY, description="How long a client may read nothing, in seconds."),
+    ] = 60.0
+    keep_alive_seconds_max: Annotated[
+        float, Meta(gt=0, le=_DAY, description="How long a connection may be idle, in seconds.")
+    ] = 75.0
+    connections_max: Annotated[int, Meta(ge=1, description="Open connections in all.")] = 10_000
+    connections_per_address_max: Annotated[
+        int, Meta(ge=1, description="Open connections of one client address.")
+    ] = 2_000
+    bodies_in_flight_bytes_max: Annotated[
+        int,
+        Meta(ge=1024, description="Bodies in memory together, in bytes; above it reading waits."),
+    ] = 268_435_456
+    json_depth_max: Annotated[
+        int, Meta(ge=8, le=512, description="Nesting of a JSON body, in levels.")
+    ] = 64
+    json_nodes_max: Annotated[
+        int, Meta(ge=100, description="Values in a JSON body, keys not counted.")
+    ] = 200_000
+    drain_seconds_max: Annotated[
+        float, Meta(ge=0, le=_DAY, description="How long a stop waits for requests, in seconds.")
+    ] = 30.0
+
+    error_code_header: Annotated[
+        bool, Meta(description="Send the name of the error's code in `x-error-code`.")
+    ] = True
+    openai_error_objects: Annotated[
+        bool, Meta(description="Send every error as an OpenAI error object.")
+    ] = False
+    ratelimit_reset_style: Annotated[
+        Literal["docs", "live"],
+        Meta(
+            description="Units of the reset headers: `docs` is Unix seconds for requests and "
+            "seconds remaining for tokens, `live` is Unix milliseconds for both."
+        ),
+    ] = "docs"
+    rate_limits: Annotated[
+        Literal["on", "off", "auto"],
+        Meta(
+            description="Whether models have rate limits; `auto` is on, except when the simulator "
+            "or a model file was started without configuration. In the TOML file, tables "
+            "`[rate_limits.CLASS]` set own numbers and mean `on`."
+        ),
+    ] = "auto"
+    failed_requests_max: Annotated[
+        int, Meta(ge=1, description="Failed requests of one key in a window before a block.")
+    ] = 20
+    unsupported_requests_max: Annotated[
+        int,
+        Meta(ge=1, description="Requests for unsupported features in a window before a block."),
+    ] = 200
+    failed_requests_window_seconds: Annotated[
+        int, Meta(ge=1, le=_DAY, description="Length of that window, in seconds.")
+    ] = 30
+    failed_requests_block_seconds: Annotated[
+        int, Meta(ge=1, le=_DAY, description="Length of the block, in seconds.")
+    ] = 30
+
+    durability: Annotated[
+        Literal["full", "normal"],
+        Meta(description="`full` survives a power cut; `normal` can lose the last commits in one."),
+    ] = "full"
+    overdraft: Annotated[
+        Literal["last", "never"],
+        Meta(
+            description="`last`: the request that takes the last funds may exceed them; `never`: "
+            "it ends early instead."
+        ),
+    ] = "last"
+    hold_seconds_max: Annotated[
+        int, Meta(ge=60, le=_DAY, description="Life of a hold on funds, in seconds.")
+    ] = 900
+    crash_policy: Annotated[
+        Literal["void"],
+        Meta(description="What becomes of the holds of a crashed gateway: `void` frees them."),
+    ] = "void"
+
+    first_event_seconds: Annotated[
+        float, Meta(gt=0, le=_DAY, description="Deadline of a stream's first event, in seconds.")
+    ] = 120.0
+    between_events_seconds: Annotated[
+        float, Meta(gt=0, le=_DAY, description="Longest pause within a stream, in seconds.")
+    ] = 30.0
+    total_seconds: Annotated[
+        float,
+        Meta(gt=0, le=_DAY, description="Deadline of a whole answer without stream, in seconds."),
+    ] = 600.0
+    stream_ping_seconds: Annotated[
+        float,
+        Meta(
+            gt=0, le=_DAY, description="Time between keep-alive comments in a stream, in seconds."
+        ),
+    ] = 15.0
+
+    access_log: Annotated[bool, Meta(description="Write one record per request.")] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warn", "error"], Meta(description="Lowest level of records.")
+    ] = "info"
+
+    upstreams: tuple[Upstream, ...] = ()
+    rate_limit_classes: Mapping[SizeClass, RateNumbers] = {}
+    """Own numbers per size class, from `[rate_limits.CLASS]`; other classes keep the defaults."""
+
+    def __post_init__(self) -> None:
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise SettingInvalid(("trusted_proxies",), f"not a network: {network!r}") from None
+        for origin in self.cors_origins:
+            parts = urllib.parse.urlsplit(origin)
+            if origin != "*" and not (parts.scheme and parts.netloc and not parts.path):
+                raise SettingInvalid(("cors_origins",), f"not an origin: {origin!r}")
+        names = [upstream.name for upstream in self.upstreams]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise SettingInvalid(
+                    ("upstreams", index, "name"), f"{name!r} is the name of another upstream"
+                )

@@ -1,0 +1,143 @@
+"""Where values of settings come from, weakest first: defaults, file, environment, command line.
+
+Invariant: an unknown name is refused with the nearest known one, never ignored.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+
+from traghetto.settings.annotations import TABLES, choices_of, hints_of, kind_name
+from traghetto.settings.fields import RateNumbers, Settings, SizeClass, Upstream
+from traghetto.settings.invalid import (
+    Origin,
+    SettingInvalid,
+    environment_name,
+    unknown_name,
+)
+
+_HINTS: Final = typing.get_type_hints(Settings, include_extras=True)
+SETTING_NAMES: Final = tuple(name for name in _HINTS if name not in TABLES)
+
+
+def build_settings(
+    file: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings from a decoded TOML file, the environment and the command line.
+
+    `file` is read with `parse_float=Decimal`, without its `models`. `flags` maps names of settings
+    to values; None stands for an option that was not given. Raises `SettingInvalid`.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for name, value in (file or {}).items():
+        if name == "upstreams":
+            values[name] = _upstreams(value)
+        elif name == "rate_limits" and isinstance(value, dict):
+            values["rate_limits"] = "on"
+            values["rate_limit_classes"] = _rate_numbers(value)
+        elif name in SETTING_NAMES:
+            values[name] = convert_field((name,), _HINTS[name], value)
+        else:
+            known = {*SETTING_NAMES, "upstreams", "models"}
+            raise SettingInvalid((name,), unknown_name(name, known))
+    for name in SETTING_NAMES:
+        given = (environ or {}).get(environment_name(name))
+        if given is not None:
+            values[name] = _from_text(name, given, Origin.ENVIRONMENT)
+            origins[name] = Origin.ENVIRONMENT
+    for name, given in (flags or {}).items():
+        if given is not None:
+            values[name] = _from_text(name, given, Origin.FLAG)
+            origins[name] = Origin.FLAG
+    try:
+        return Settings(**values)
+    except SettingInvalid as error:
+        origin = origins.get(str(error.path[0]), Origin.FILE)
+        raise SettingInvalid(error.path, error.problem, origin) from None
+
+
+_TableType = TypeVar("_TableType", bound=msgspec.Struct)
+
+
+def convert_table(kind: type[_TableType], table: object, path: tuple[str | int, ...]) -> _TableType:
+    """A TOML table as a struct, key by key, so that a refusal can say where.
+
+    Raises `SettingInvalid` for unknown and missing keys and for values that do not fit.
+    """
+    if not isinstance(table, dict):
+        raise SettingInvalid(path, "expected a table")
+    hints = hints_of(kind)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise SettingInvalid((*path, key), unknown_name(key, hints))
+        values[key] = convert_field((*path, key), hints[key], value)
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in values:
+            raise SettingInvalid(path, f"`{field.name}` is missing")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise SettingInvalid(path, str(error)) from None
+
+
+def convert_field(
+    path: tuple[str | int, ...], kind: Any, value: Any, *, strict: bool = True
+) -> Any:
+    """`value` as the annotated type `kind`; raises `SettingInvalid` with the type's own reason."""
+    try:
+        return msgspec.convert(value, kind, strict=strict, dec_hook=_decode_path)
+    except msgspec.ValidationError as error:
+        raise SettingInvalid(path, f"{error}{_choices_hint(kind)}") from None
+
+
+def _upstreams(value: object) -> tuple[Upstream, ...]:
+    if not isinstance(value, list):
+        raise SettingInvalid(("upstreams",), "write each upstream as a `[[upstreams]]` table")
+    return tuple(
+        convert_table(Upstream, table, ("upstreams", index)) for index, table in enumerate(value)
+    )
+
+
+def _rate_numbers(value: dict[str, object]) -> dict[SizeClass, RateNumbers]:
+    classes = typing.get_args(SizeClass)
+    for name in value:
+        if name not in classes:
+            raise SettingInvalid(("rate_limits", name), unknown_name(name, classes))
+    return {
+        cast("SizeClass", name): convert_table(RateNumbers, table, ("rate_limits", name))
+        for name, table in value.items()
+    }
+
+
+def _from_text(name: str, value: Any, origin: Origin) -> Any:
+    """A value of the environment or the command line: usually text, lists separated by commas."""
+    if name not in SETTING_NAMES:
+        raise SettingInvalid((name,), unknown_name(name, SETTING_NAMES), origin)
+    if isinstance(value, str) and kind_name(_HINTS[name]) == "list":
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    elif isinstance(value, str) and kind_name(_HINTS[name]) == "boolean":
+        value = value.strip().lower()
+    try:
+        return convert_field((name,), _HINTS[name], value, strict=False)
+    except SettingInvalid as error:
+        raise SettingInvalid(error.path, error.problem, origin) from None
+
+
+def _decode_path(kind: type, value: object) -> Any:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    raise NotImplementedError(kind)
+
+
+def _choices_hint(hint: Any) -> str:
+    choices = choices_of(hint)
+    return f"; choose one of {', '.join(choices)}" if choices else ""
