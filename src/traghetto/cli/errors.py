@@ -108,9 +108,9 @@ def retry_advice(code: Code) -> str:
     row = row_of(code)
     if not row.should_retry:
         return "no: the same request fails again until something is changed"
-    if row.status in {429, 503}:
-        return "yes, after the seconds in Retry-After"
-    return "yes"
+    rendered = render_error(example_of(code), _EXAMPLE_REQUEST_ID, ErrorStyle())
+    waits = any(name == b"retry-after" for name, _ in rendered.headers)
+    return "yes, after the seconds in Retry-After" if waits else "yes"
 
 
 def counts_as_failed(code: Code) -> bool:
