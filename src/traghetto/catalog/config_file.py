@@ -1,0 +1,115 @@
+"""The configuration file: TOML to settings and models, every refusal with its file and line.
+
+Invariant: a file is taken whole or not at all, so a reload can keep the old configuration.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from traghetto.catalog.catalog import Catalog, NameTaken
+from traghetto.catalog.model import Model
+from traghetto.catalog.model_table import model_of
+from traghetto.catalog.toml_lines import TomlLines
+from traghetto.settings import Origin, SettingInvalid, Settings, build_settings
+
+CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024
+_SYNTAX_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)$")
+
+
+class ConfigInvalid(ValueError):
+    """A configuration that cannot be used: one sentence that starts with `file:line`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What an operator configured, before anything was contacted."""
+
+    settings: Settings
+    models: tuple[Model, ...] = ()
+
+
+def read_configuration(
+    path: Path | None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    backends_required: bool = True,
+) -> Configuration:
+    """The configuration of the file at `path` (None for none), the environment and the flags.
+
+    With `backends_required` a text model of the file says where it runs; without, models that
+    are found later may serve it (`catalog.merge`). Raises `ConfigInvalid`, or OSError where the
+    file cannot be read.
+    """
+    if path is None:
+        try:
+            return Configuration(build_settings({}, environ, flags))
+        except SettingInvalid as error:
+            raise ConfigInvalid(str(error)) from None
+    raw = path.read_bytes()
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise ConfigInvalid(f"{path}:1: larger than {CONFIG_BYTES_MAX} bytes")
+    # A byte order mark is what some editors put first; TOML has none.
+    text = _decoded(raw.removeprefix(b"\xef\xbb\xbf"), path)
+    tables = _parsed(text, path)
+    try:
+        return _configuration(tables, environ, flags, int(path.stat().st_mtime), backends_required)
+    except SettingInvalid as error:
+        if error.origin is not Origin.FILE:
+            raise ConfigInvalid(str(error)) from None
+        line = TomlLines(text).line_of(error.path)
+        raise ConfigInvalid(f"{path}:{line}: {error}") from None
+
+
+def _configuration(
+    tables: dict[str, Any],
+    environ: Mapping[str, str] | None,
+    flags: Mapping[str, Any] | None,
+    created: int,
+    backends_required: bool,
+) -> Configuration:
+    entries = tables.pop("models", [])
+    settings = build_settings(tables, environ, flags)
+    if not isinstance(entries, list):
+        raise SettingInvalid(("models",), "write each model as a `[[models]]` table")
+    upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+    models: list[Model] = []
+    for index, entry in enumerate(entries):
+        model = model_of(entry, ("models", index), upstreams, created)
+        if backends_required and model.type == "text" and not (model.backends or model.offline):
+            raise SettingInvalid(
+                ("models", index),
+                f"nothing serves model {model.id!r}; name `upstreams`, or an `engine`",
+            )
+        models.append(model)
+    try:
+        Catalog(models)
+    except NameTaken as error:
+        index = next(index for index, model in enumerate(models) if model is error.model)
+        raise SettingInvalid(("models", index), str(error)) from None
+    return Configuration(settings, tuple(models))
+
+
+def _decoded(raw: bytes, path: Path) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigInvalid(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        found = _SYNTAX_LINE.search(str(error))
+        line = found[1] if found else str(text.count("\n") + 1)
+        problem = _SYNTAX_LINE.sub("", str(error)).removesuffix(" (at end of document)")
+        raise ConfigInvalid(f"{path}:{line}: {problem}") from None

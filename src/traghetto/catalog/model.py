@@ -1,0 +1,192 @@
+"""A model as the gateway knows it: what it is, what it costs, who may use it, what serves it.
+
+Invariants: values are immutable; prices are exact integers; nothing here names an engine class
+(a `backends` entry says what to build, the composition root builds it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from traghetto.money import FREE, UnitPrice
+from traghetto.settings import SizeClass, Upstream
+from traghetto.wire.capabilities import Capabilities
+
+ModelType = Literal[
+    "asr", "embedding", "image", "music", "text", "tts", "upscale", "inpaint", "video"
+]
+Privacy = Literal["private", "anonymized"]
+
+SIZE_CLASS_OF_TYPE: Final[Mapping[ModelType, SizeClass]] = {
+    "text": "xs",
+    "embedding": "embedding",
+    "image": "image",
+    "inpaint": "image",
+    "upscale": "image",
+    "asr": "audio",
+    "tts": "audio",
+    # Jobs have limits per endpoint, none per model (contract C.3.1).
+    "music": "none",
+    "video": "none",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextPricing:
+    """Prices of tokens, per one million.
+
+    `cache_input` is for prompt tokens that a backend read from its cache, `cache_write` for those
+    it wrote there; where an operator sets neither, both equal `input`.
+    """
+
+    input: UnitPrice
+    output: UnitPrice
+    cache_input: UnitPrice
+    cache_write: UnitPrice
+
+    @property
+    def is_free(self) -> bool:
+        """Whether every price is 0: such a request takes no hold and checks no funds."""
+        return not (
+            self.input.nano_usd
+            or self.output.nano_usd
+            or self.cache_input.nano_usd
+            or self.cache_write.nano_usd
+        )
+
+
+FREE_TEXT: Final = TextPricing(FREE, FREE, FREE, FREE)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPricing:
+    """Prices of a type that is not charged by text tokens, in the members of contract B.3.
+
+    A leaf of `tree` is a price in nano_usd, or a count where the contract has one
+    (`COUNT_MEMBERS`).
+    """
+
+    tree: Mapping[str, Any]
+
+
+COUNT_MEMBERS: Final = frozenset({"included", "min_seconds", "max_seconds"})
+"""Members of a pricing tree that are numbers but no prices."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSource:
+    """Served by an OpenAI-compatible server, under the name it has there."""
+
+    upstream: Upstream
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class GgufSource:
+    """Served in process from a model file."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatorSource:
+    """Served by the simulator, possibly with a permanent fault, paced in seconds."""
+
+    fault: str | None = None
+    first_token_seconds: float = 0.0
+    token_seconds: float = 0.0
+
+
+BackendSource = UpstreamSource | GgufSource | SimulatorSource
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    """The end of a model as the listing announces it; dates are ISO 8601."""
+
+    date: str
+    removes_at: str
+    auto_remap: bool = False
+    replacement_model_id: str | None = None
+    starts_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One entry of the catalogue. Deadlines that are None are the settings' own."""
+
+    id: str
+    pricing: TextPricing
+    """Prices of tokens; not used where there is `media_pricing`."""
+    media_pricing: MediaPricing | None = None
+    """Prices of a type that is not charged by tokens."""
+    type: ModelType = "text"
+    name: str = ""
+    description: str | None = None
+    source: str | None = None
+    """Where the weights come from, as a URL; `modelSource` on the wire."""
+    created: int = 0
+    """Unix seconds."""
+    backends: tuple[BackendSource, ...] = ()
+
+    privacy: Privacy = "private"
+    pro_only: bool = False
+    feature: str | None = None
+    """The entitlement an account needs to use it."""
+    offline: bool = False
+    deprecation: Deprecation | None = None
+
+    context_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    constraints: Mapping[str, Any] = field(default_factory=dict)
+    traits: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    spec_members: Mapping[str, Any] = field(default_factory=dict)
+    """Further members of `model_spec` that its type has, ready for the wire."""
+
+    size_class: SizeClass = "xs"
+    concurrency_max: int | None = None
+    queue_max: int = 0
+    queue_seconds_max: float = 2.0
+    first_event_seconds: float | None = None
+    between_events_seconds: float | None = None
+    total_seconds: float | None = None
+
+    def admits(self, model_privacy: str) -> bool:
+        """Whether a key with that `modelPrivacy` (contract C.2) may use and see it.
+
+        `ALL` sees everything, `PRIVATE_TEXT` no anonymized text or embedding model, and
+        `PRIVATE_ONLY` no anonymized model at all.
+        """
+        if self.privacy == "private" or model_privacy == "ALL":
+            return True
+        return model_privacy == "PRIVATE_TEXT" and self.type not in {"text", "embedding"}
+
+
+def unpriced_model(
+    model_id: str,
+    backend: BackendSource,
+    *,
+    created: int,
+    context_tokens: int | None = None,
+    capabilities: Capabilities | None = None,
+    traits: tuple[str, ...] = (),
+) -> Model:
+    """A text model that nobody has priced: found on a server, a model file or the simulator.
+
+    Its price is an explicit 0, because what an operator runs at home should answer at once.
+    """
+    return Model(
+        id=model_id,
+        name=model_id,
+        pricing=FREE_TEXT,
+        created=created,
+        backends=(backend,),
+        context_tokens=context_tokens,
+        capabilities=capabilities or Capabilities(),
+        traits=traits,
+    )

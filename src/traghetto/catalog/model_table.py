@@ -1,0 +1,320 @@
+"""A `[[models]]` table of the configuration: its members, and how it becomes a `Model`.
+
+Invariants: a price is a decimal string or TOML number, never a float; a model that an operator
+writes down has a price, because a forgotten one would give work away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from traghetto.catalog.model import (
+    COUNT_MEMBERS,
+    FREE_TEXT,
+    SIZE_CLASS_OF_TYPE,
+    BackendSource,
+    Deprecation,
+    GgufSource,
+    MediaPricing,
+    Model,
+    ModelType,
+    Privacy,
+    SimulatorSource,
+    TextPricing,
+    UpstreamSource,
+)
+from traghetto.money import UnitPrice, parse_usd
+from traghetto.settings import (
+    SettingInvalid,
+    SizeClass,
+    Upstream,
+    convert_table,
+    unknown_name,
+)
+from traghetto.wire.capabilities import Capabilities
+
+TablePath = tuple[str | int, ...]
+
+_Count = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+_RESERVED_IDS: Final = frozenset({"traits", "compatibility_mapping"})
+_OWN_SPEC_MEMBERS: Final = frozenset(
+    {"pricing", "capabilities", "constraints", "privacy", "offline", "traits", "deprecation"}
+)
+_PRICE_ADVICE: Final = {
+    "text": 'pricing = { input = "0.70", output = "2.80" }, in USD per 1 million tokens',
+    "embedding": 'pricing = { input = "0.02", output = "0" }, in USD per 1 million tokens',
+    "image": 'pricing = { generation = "0.01", upscale = { 2x = "0.02", 4x = "0.08" } }',
+    "inpaint": 'pricing = { inpaint = "0.04" }',
+    "upscale": 'pricing = { upscale = { 2x = "0.02", 4x = "0.08" } }',
+    "tts": 'pricing = { input = "3.50" }, in USD per 1 million characters',
+    "asr": 'pricing = { per_audio_second = "0.0001" }',
+    "music": 'pricing = { generation = "0.10" }',
+}
+_REQUIRED_PRICES: Final[Mapping[str, tuple[frozenset[str], ...]]] = {
+    "text": (frozenset({"input", "output"}),),
+    "embedding": (frozenset({"input", "output"}),),
+    "image": (frozenset({"upscale", "generation"}), frozenset({"upscale", "resolutions"})),
+    "inpaint": (frozenset({"inpaint"}),),
+    "upscale": (frozenset({"upscale"}),),
+    "tts": (frozenset({"input"}),),
+    "asr": (frozenset({"per_audio_second"}),),
+    "music": tuple(
+        frozenset({name})
+        for name in ("generation", "durations", "per_second", "per_thousand_characters")
+    ),
+}
+"""Members that a type's pricing must have: one of the sets. Video is quoted, not listed."""
+
+
+class DeprecationTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The announced end of a model; dates are ISO 8601."""
+
+    date: str
+    removes_at: str
+    auto_remap: bool = False
+    replacement: str | None = None
+    starts_at: str | None = None
+
+
+class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The members of a `[[models]]` table."""
+
+    id: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$",
+            description="The public name.",
+        ),
+    ]
+    type: Annotated[ModelType, Meta(description="Its modality.")] = "text"
+    name: Annotated[str, Meta(description="Its name for people; the id if empty.")] = ""
+    description: Annotated[str | None, Meta(description="One sentence for the listing.")] = None
+    source: Annotated[str | None, Meta(description="URL of the weights.")] = None
+    created: Annotated[
+        int | None, Meta(description="Unix seconds; the file's date if not given.")
+    ] = None
+    upstreams: Annotated[
+        tuple[str, ...], Meta(description="Names of the upstreams that serve it, as replicas.")
+    ] = ()
+    upstream_model: Annotated[
+        str | None, Meta(description="Its name there; the id if not given.")
+    ] = None
+    engine: Annotated[
+        Literal["simulator", "llama"] | None, Meta(description="The engine that serves it here.")
+    ] = None
+    gguf: Annotated[Path | None, Meta(description="The model file, for engine `llama`.")] = None
+    fault: Annotated[str | None, Meta(description="A permanent fault, for engine `simulator`.")] = (
+        None
+    )
+    first_token_seconds: Annotated[
+        float, Meta(ge=0, le=600, description="Pause before the first token, for the simulator.")
+    ] = 0.0
+    token_seconds: Annotated[
+        float, Meta(ge=0, le=60, description="Pause before each further token, likewise.")
+    ] = 0.0
+    pricing: Annotated[
+        dict[str, Any] | None,
+        Meta(description="Prices in USD as decimal strings, named as in the listing."),
+    ] = None
+    privacy: Annotated[
+        Privacy, Meta(description="Whether prompts stay private; keys can insist on it.")
+    ] = "private"
+    pro_only: Annotated[bool, Meta(description="Only for accounts with a paid plan.")] = False
+    feature: Annotated[str | None, Meta(description="The entitlement an account needs.")] = None
+    offline: Annotated[bool, Meta(description="Listed, but refused as offline.")] = False
+    deprecation: DeprecationTable | None = None
+    context_tokens: Annotated[
+        _Count | None, Meta(description="Prompt and completion together, in tokens.")
+    ] = None
+    max_completion_tokens: Annotated[
+        _Count | None, Meta(description="Longest completion, in tokens.")
+    ] = None
+    capabilities: Annotated[
+        dict[str, Any], Meta(description="What it can do, named as in the listing.")
+    ] = msgspec.field(default_factory=dict)
+    constraints: Annotated[
+        dict[str, Any], Meta(description="Defaults and bounds, named as in the listing.")
+    ] = msgspec.field(default_factory=dict)
+    model_spec: Annotated[
+        dict[str, Any], Meta(description="Further members of `model_spec`, such as voices.")
+    ] = msgspec.field(default_factory=dict)
+    traits: Annotated[tuple[str, ...], Meta(description="Roles it plays, such as `default`.")] = ()
+    aliases: Annotated[
+        tuple[str, ...], Meta(description="Foreign names that stand for it, such as `gpt-4o`.")
+    ] = ()
+    size_class: Annotated[
+        SizeClass | None, Meta(description="Row of the rate limit table; by type if not given.")
+    ] = None
+    concurrency_max: Annotated[
+        _Count | None, Meta(description="Calls at the same time; no limit if not given.")
+    ] = None
+    queue_max: Annotated[
+        int | None,
+        Meta(description="Calls that may wait for a slot; twice the slots if not given."),
+    ] = None
+    queue_seconds_max: Annotated[
+        float, Meta(ge=0, le=600, description="How long a call may wait, in seconds.")
+    ] = 2.0
+    first_event_seconds: Annotated[
+        _Seconds | None, Meta(description="As the setting of that name, for this model.")
+    ] = None
+    between_events_seconds: Annotated[
+        _Seconds | None, Meta(description="As the setting of that name, for this model.")
+    ] = None
+    total_seconds: Annotated[
+        _Seconds | None, Meta(description="As the setting of that name, for this model.")
+    ] = None
+
+
+def model_of(
+    table: object, path: TablePath, upstreams: Mapping[str, Upstream], created: int
+) -> Model:
+    """The model that a decoded table describes; `created` is used where the table has none.
+
+    Raises `SettingInvalid` naming the member and what to do about it.
+    """
+    entry = convert_table(ModelTable, table, path)
+    if entry.id in _RESERVED_IDS:
+        raise SettingInvalid((*path, "id"), f"{entry.id!r} is a route; choose another id")
+    pricing, media_pricing = _pricing(entry, path)
+    queue_default = 2 * (entry.concurrency_max or 0)
+    return Model(
+        id=entry.id,
+        type=entry.type,
+        name=entry.name or entry.id,
+        description=entry.description,
+        source=entry.source,
+        created=created if entry.created is None else entry.created,
+        backends=_backends(entry, path, upstreams),
+        pricing=pricing,
+        media_pricing=media_pricing,
+        privacy=entry.privacy,
+        pro_only=entry.pro_only,
+        feature=entry.feature,
+        offline=entry.offline,
+        deprecation=_deprecation(entry.deprecation),
+        context_tokens=entry.context_tokens,
+        max_completion_tokens=entry.max_completion_tokens,
+        capabilities=convert_table(Capabilities, entry.capabilities, (*path, "capabilities")),
+        constraints=entry.constraints,
+        spec_members=_spec_members(entry, path),
+        traits=entry.traits,
+        aliases=entry.aliases,
+        size_class=entry.size_class or SIZE_CLASS_OF_TYPE[entry.type],
+        concurrency_max=entry.concurrency_max,
+        queue_max=queue_default if entry.queue_max is None else entry.queue_max,
+        queue_seconds_max=entry.queue_seconds_max,
+        first_event_seconds=entry.first_event_seconds,
+        between_events_seconds=entry.between_events_seconds,
+        total_seconds=entry.total_seconds,
+    )
+
+
+def _backends(
+    entry: ModelTable, path: TablePath, upstreams: Mapping[str, Upstream]
+) -> tuple[BackendSource, ...]:
+    if entry.engine and entry.upstreams:
+        raise SettingInvalid((*path, "engine"), "a model has `upstreams` or an `engine`, not both")
+    if entry.gguf and entry.engine != "llama":
+        raise SettingInvalid((*path, "gguf"), '`gguf` needs engine = "llama"')
+    if entry.fault and entry.engine != "simulator":
+        raise SettingInvalid((*path, "fault"), '`fault` needs engine = "simulator"')
+    if entry.engine == "simulator":
+        return (SimulatorSource(entry.fault, entry.first_token_seconds, entry.token_seconds),)
+    if entry.engine == "llama":
+        if entry.gguf is None:
+            raise SettingInvalid((*path, "engine"), "name the model file in `gguf`")
+        return (GgufSource(entry.gguf),)
+    for name in entry.upstreams:
+        if name not in upstreams:
+            problem = f"no upstream is called {name!r}; {unknown_name(name, upstreams)}"
+            raise SettingInvalid((*path, "upstreams"), problem)
+    model = entry.upstream_model or entry.id
+    return tuple(UpstreamSource(upstreams[name], model) for name in entry.upstreams)
+
+
+def _pricing(entry: ModelTable, path: TablePath) -> tuple[TextPricing, MediaPricing | None]:
+    if entry.pricing is None:
+        if entry.type == "video":
+            return FREE_TEXT, MediaPricing({})
+        raise SettingInvalid(
+            path,
+            f'model {entry.id!r} has no price; add {_PRICE_ADVICE[entry.type]} ("0" makes it free)',
+        )
+    where = (*path, "pricing")
+    required = _REQUIRED_PRICES.get(entry.type, (frozenset(),))
+    if not any(names <= entry.pricing.keys() for names in required):
+        raise SettingInvalid(where, f"incomplete; write {_PRICE_ADVICE[entry.type]}")
+    if entry.type in {"text", "embedding"}:
+        return _text_pricing(entry.pricing, where), None
+    return FREE_TEXT, MediaPricing(_price_tree(entry.pricing, where))
+
+
+def _text_pricing(prices: Mapping[str, Any], path: TablePath) -> TextPricing:
+    known = ("input", "output", "cache_input", "cache_write")
+    for name in prices:
+        if name not in known:
+            raise SettingInvalid((*path, name), unknown_name(name, known))
+    amounts = {name: UnitPrice(_nano_usd(prices[name], (*path, name))) for name in prices}
+    return TextPricing(
+        input=amounts["input"],
+        output=amounts["output"],
+        cache_input=amounts.get("cache_input", amounts["input"]),
+        cache_write=amounts.get("cache_write", amounts["input"]),
+    )
+
+
+def _price_tree(prices: Mapping[str, Any], path: TablePath) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, node in prices.items():
+        where = (*path, name)
+        if isinstance(node, dict):
+            tree[name] = _price_tree(node, where)
+        elif name in COUNT_MEMBERS:
+            if type(node) is not int or node < 0:
+                raise SettingInvalid(where, "expected a whole number of at least 0")
+            tree[name] = node
+        else:
+            tree[name] = _nano_usd(node, where)
+    return tree
+
+
+def _nano_usd(amount: object, path: TablePath) -> int:
+    # A bool is an int to Python, but nobody means a price by it.
+    if isinstance(amount, bool) or not isinstance(amount, str | int | Decimal):
+        raise SettingInvalid(path, 'expected a price in USD, such as "0.70"')
+    try:
+        nano_usd = parse_usd(amount)
+    except ValueError as error:
+        raise SettingInvalid(path, str(error)) from None
+    if nano_usd < 0:
+        raise SettingInvalid(path, "a price is never negative")
+    return nano_usd
+
+
+def _deprecation(table: DeprecationTable | None) -> Deprecation | None:
+    if table is None:
+        return None
+    return Deprecation(
+        date=table.date,
+        removes_at=table.removes_at,
+        auto_remap=table.auto_remap,
+        replacement_model_id=table.replacement,
+        starts_at=table.starts_at,
+    )
+
+
+def _spec_members(entry: ModelTable, path: TablePath) -> dict[str, Any]:
+    for name in entry.model_spec:
+        if name in _OWN_SPEC_MEMBERS:
+            raise SettingInvalid(
+                (*path, "model_spec", name), f"set `{name}` in the `[[models]]` table itself"
+            )
+    return entry.model_spec

@@ -1,0 +1,207 @@
+"""Rate limits of models: requests and tokens per minute, for each account and model.
+
+A key (account, model) has fixed windows of 60 seconds that begin with its first request, so what
+the headers say is exact: so much remains, and at the reset everything does. Tokens are taken as an
+upper bound at admission and corrected when the true number is known.
+
+Invariants: a refused request counts for nothing; memory is bounded; deciding is synchronous and
+takes constant time. The numbers are those of contract C.3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from traghetto.clock import Clock
+from traghetto.errors import ApiError, ErrorCode
+from traghetto.settings import RateNumbers, SizeClass
+
+WINDOW_SECONDS: Final = 60.0
+WINDOWS_MAX: Final = 100_000
+"""Above it the oldest window is forgotten: under such load a key may get a fresh one early."""
+
+Tier = Literal["standard", "partner"]
+ResetStyle = Literal["docs", "live"]
+Header = tuple[bytes, bytes]
+
+_STANDARD: Final[Mapping[SizeClass, RateNumbers]] = {
+    "xs": RateNumbers(500, 1_000_000),
+    "s": RateNumbers(75, 750_000),
+    "m": RateNumbers(50, 750_000),
+    "l": RateNumbers(20, 500_000),
+    "image": RateNumbers(20),
+    "audio": RateNumbers(60),
+    "embedding": RateNumbers(500),
+    "none": RateNumbers(),
+}
+_PARTNER: Final[Mapping[SizeClass, RateNumbers]] = {
+    "xs": RateNumbers(500, 2_000_000),
+    "s": RateNumbers(150, 1_500_000),
+    "m": RateNumbers(100, 1_500_000),
+    "l": RateNumbers(60, 1_000_000),
+    "image": RateNumbers(60),
+    "audio": RateNumbers(120),
+    "embedding": RateNumbers(500),
+    "none": RateNumbers(),
+}
+TIERS: Final[Mapping[Tier, Mapping[SizeClass, RateNumbers]]] = {
+    "standard": _STANDARD,
+    "partner": _PARTNER,
+}
+
+_TYPE: Final[Header] = (b"x-ratelimit-type", b"user")
+
+
+class _Window:
+    """What one key used in its current window."""
+
+    __slots__ = ("end", "requests", "tokens")
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+        """Monotonic seconds."""
+        self.requests = 0
+        self.tokens = 0
+
+
+class Admission:
+    """A request that was let in: it knows its headers, and corrects its tokens."""
+
+    __slots__ = ("_limiter", "_numbers", "_tokens", "_window")
+
+    def __init__(
+        self, limiter: RateLimiter, numbers: RateNumbers, window: _Window, tokens: int
+    ) -> None:
+        self._limiter = limiter
+        self._numbers = numbers
+        self._window = window
+        self._tokens = tokens
+
+    def correct(self, actual_tokens: int) -> None:
+        """Replace the bound by what was used; in a window that has passed it changes nothing."""
+        self._window.tokens += actual_tokens - self._tokens
+        self._tokens = actual_tokens
+
+    def headers(self) -> list[Header]:
+        """The `x-ratelimit-*` headers of an answer; empty where nothing is limited."""
+        return self._limiter.headers(self._numbers, self._window)
+
+
+class RateLimiter:
+    """The limits of all accounts and models of one gateway."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        enabled: bool = True,
+        own_numbers: Mapping[SizeClass, RateNumbers] | None = None,
+        reset_style: ResetStyle = "docs",
+        windows_max: int = WINDOWS_MAX,
+    ) -> None:
+        """`own_numbers` replace those of a size class for every tier."""
+        self._clock = clock
+        self._enabled = enabled
+        self._live_resets = reset_style == "live"
+        self._windows_max = windows_max
+        # Ordered by end: all windows are equally long, and a new one goes to the back.
+        self._windows: dict[tuple[str, str], _Window] = {}
+        self._numbers = {
+            tier: {**classes, **(own_numbers or {})} for tier, classes in TIERS.items()
+        }
+        self._unlimited = Admission(self, RateNumbers(), _Window(0.0), 0)
+
+    def __len__(self) -> int:
+        """How many windows are remembered."""
+        return len(self._windows)
+
+    def numbers(self, tier: Tier, size_class: SizeClass) -> RateNumbers:
+        """The limits in force; all None when limits are off."""
+        return self._numbers[tier][size_class] if self._enabled else RateNumbers()
+
+    def admit(
+        self,
+        account_id: str,
+        model_id: str,
+        *,
+        tier: Tier,
+        size_class: SizeClass,
+        tokens_bound: int,
+    ) -> Admission:
+        """Count a request and its token bound, or raise RATE_LIMIT_EXCEEDED.
+
+        A bound above the whole limit counts as the whole limit: such a request is let in when the
+        window is unused, because otherwise no wait would ever help.
+        """
+        if not self._enabled:
+            return self._unlimited
+        numbers = self._numbers[tier][size_class]
+        requests_max, tokens_max = numbers.requests_per_minute, numbers.tokens_per_minute
+        if requests_max is None and tokens_max is None:
+            return self._unlimited
+        window = self._window((account_id, model_id))
+        if requests_max is not None and window.requests >= requests_max:
+            raise self._refusal(numbers, window, "requests per minute")
+        tokens = 0
+        if tokens_max is not None:
+            tokens = min(tokens_bound, tokens_max)
+            if window.tokens + tokens > tokens_max:
+                raise self._refusal(numbers, window, "tokens per minute")
+        window.requests += 1
+        window.tokens += tokens
+        return Admission(self, numbers, window, tokens)
+
+    def headers(self, numbers: RateNumbers, window: _Window) -> list[Header]:
+        """The state of `window`: integers, in the units of the configured style."""
+        answer: list[Header] = []
+        if not self._enabled:
+            return answer
+        seconds = max(0.0, window.end - self._clock.monotonic())
+        reset_ns = self._clock.utc_ns() + int(seconds * 1e9)
+        if numbers.requests_per_minute is not None:
+            limit = numbers.requests_per_minute
+            reset = reset_ns // 1_000_000 if self._live_resets else -(-reset_ns // 1_000_000_000)
+            answer += (
+                (b"x-ratelimit-limit-requests", b"%d" % limit),
+                (b"x-ratelimit-remaining-requests", b"%d" % max(0, limit - window.requests)),
+                (b"x-ratelimit-reset-requests", b"%d" % reset),
+            )
+        if numbers.tokens_per_minute is not None:
+            limit = numbers.tokens_per_minute
+            reset = reset_ns // 1_000_000 if self._live_resets else math.ceil(seconds)
+            answer += (
+                (b"x-ratelimit-limit-tokens", b"%d" % limit),
+                (b"x-ratelimit-remaining-tokens", b"%d" % max(0, limit - window.tokens)),
+                (b"x-ratelimit-reset-tokens", b"%d" % reset),
+            )
+        return answer
+
+    def _window(self, key: tuple[str, str]) -> _Window:
+        now = self._clock.monotonic()
+        window = self._windows.get(key)
+        if window is not None:
+            if now < window.end:
+                return window
+            del self._windows[key]
+        window = self._windows[key] = _Window(now + WINDOW_SECONDS)
+        self._forget_old(now)
+        return window
+
+    def _forget_old(self, now: float) -> None:
+        """Drop up to two windows that have ended, so that they leave faster than new ones come."""
+        for _ in range(2):
+            oldest = next(iter(self._windows))
+            if now < self._windows[oldest].end and len(self._windows) <= self._windows_max:
+                return
+            del self._windows[oldest]
+
+    def _refusal(self, numbers: RateNumbers, window: _Window, reason: str) -> ApiError:
+        seconds = math.ceil(window.end - self._clock.monotonic())
+        return ApiError(
+            ErrorCode.RATE_LIMIT_EXCEEDED,
+            retry_after_seconds=max(1, seconds),
+            headers=(*self.headers(numbers, window), _TYPE),
+            reason=reason,
+        )
