@@ -1,0 +1,144 @@
+"""The frame of the command line, and `traghetto errors`."""
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+import traghetto.cli
+from support.repository import ROOT
+from traghetto import __version__
+from traghetto.cli.output import print_json, print_table
+from traghetto.errors import Adjunct, ErrorCode
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "traghetto", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """(exit status, standard output, standard error) of a command in this process."""
+    with pytest.raises(SystemExit) as ended:
+        traghetto.cli.main(arguments)
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+def test_module_runs_as_a_program() -> None:
+    """`python -m traghetto --version` prints the version."""
+    done = run("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, f"traghetto, version {__version__}")
+
+
+def test_help_names_every_command(capsys) -> None:
+    """`--help` lists the commands without loading one."""
+    status, out, _ = run_here(capsys, "--help")
+    assert status == 0
+    for name in traghetto.cli.COMMANDS:
+        assert f"  {name} " in out
+
+
+@pytest.mark.parametrize("name", traghetto.cli.COMMANDS)
+def test_every_command_of_the_table_exists(capsys, name: str) -> None:
+    """Every command loads and explains itself."""
+    status, out, _ = run_here(capsys, name, "--help")
+    assert status == 0
+    assert out.startswith(f"Usage: traghetto {name}")
+
+
+def test_unknown_command_is_one_refusal(capsys) -> None:
+    """A command that does not exist is refused with exit status 2."""
+    status, out, err = run_here(capsys, "sail")
+    assert (status, out) == (2, "")
+    assert "No such command 'sail'" in err
+
+
+@pytest.mark.parametrize("failure", [FileNotFoundError(2, "No such file", "x"), ValueError("x")])
+def test_expected_failures_are_one_line(capsys, monkeypatch, failure: Exception) -> None:
+    """A failure that an operator can mend has no traceback."""
+
+    @click.command()
+    def command() -> None:
+        raise failure
+
+    monkeypatch.setitem(traghetto.cli.root.commands, "boom", command)
+    monkeypatch.setattr(traghetto.cli.LazyGroup, "get_command", click.Group.get_command)
+    status, out, err = run_here(capsys, "boom")
+    assert (status, out, err) == (1, "", f"traghetto: {failure}\n")
+
+
+def test_defects_keep_their_traceback(monkeypatch) -> None:
+    """A failure that nobody expected is not hidden."""
+
+    @click.command()
+    def command() -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setitem(traghetto.cli.root.commands, "boom", command)
+    monkeypatch.setattr(traghetto.cli.LazyGroup, "get_command", click.Group.get_command)
+    with pytest.raises(RuntimeError, match="a defect"):
+        traghetto.cli.main(["boom"])
+
+
+def test_errors_list_is_the_published_contract(capsys) -> None:
+    """`errors list --json` prints exactly the rows of spec/errors.json."""
+    status, out, _ = run_here(capsys, "errors", "list", "--json")
+    assert status == 0
+    assert json.loads(out) == json.loads((ROOT / "spec" / "errors.json").read_text())
+
+
+def test_errors_list_all_adds_the_adjuncts(capsys) -> None:
+    """`errors list --all` prints the rows of both tables."""
+    _, out, _ = run_here(capsys, "errors", "list", "--all", "--json")
+    names = [row["code"] for row in json.loads(out)]
+    assert names == [code.name for code in (*ErrorCode, *Adjunct)]
+
+
+@pytest.mark.parametrize("code", [*ErrorCode, *Adjunct], ids=lambda code: code.name)
+def test_errors_show_explains_every_code(capsys, code: ErrorCode | Adjunct) -> None:
+    """Every code can be shown, and the body shown is the one that clients get."""
+    status, out, _ = run_here(capsys, "errors", "show", code.name.lower(), "--json")
+    assert status == 0
+    facts = json.loads(out)
+    assert (facts["code"], facts["status"]) == (code.name, code.value.status)
+    assert "error" in json.loads(facts["example_body"])
+
+
+def test_errors_show_answers_the_questions(capsys) -> None:
+    """For people, one line per question, with yes, no and none spelled out."""
+    _, out, _ = run_here(capsys, "errors", "show", "MODEL_OVERLOADED")
+    assert "status:             429\n" in out
+    assert "log level:          none\n" in out
+    assert "retry:              yes, after the seconds in Retry-After\n" in out
+    assert "counted as failed:  no\n" in out
+
+
+def test_errors_show_suggests_near_names(capsys) -> None:
+    """An unknown code is refused with the names that are near."""
+    status, _, err = run_here(capsys, "errors", "show", "overloaded")
+    assert status == 2
+    assert "did you mean MODEL_OVERLOADED?" in err
+
+
+def test_table_aligns_columns(capsys) -> None:
+    """Columns are as wide as their longest cell; integers are aligned to the right."""
+    print_table(("NAME", "COUNT"), [("a", 5), ("longer", 1234), (None, 7)])
+    assert capsys.readouterr().out == (
+        "NAME    COUNT\na           5\nlonger   1234\n-           7\n"
+    )
+
+
+def test_empty_table_prints_its_headers(capsys) -> None:
+    """Nothing to show differs from nothing printed."""
+    print_table(("NAME", "COUNT"), [])
+    assert capsys.readouterr().out == "NAME  COUNT\n"
+
+
+def test_json_is_one_document(capsys) -> None:
+    """`--json` output can be piped into a program as it is."""
+    print_json({"a": [1, None], "b": "é"})
+    assert json.loads(capsys.readouterr().out) == {"a": [1, None], "b": "é"}
