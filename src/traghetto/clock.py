@@ -5,6 +5,7 @@ Deadlines use the monotonic side (or the event loop's time); windows and records
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -64,5 +65,11 @@ def utc_datetime(utc_ns: int) -> datetime:
 
 def iso8601(utc_ns: int) -> str:
     """`utc_ns` as `2026-01-01T00:00:00.000Z`."""
-    stamp = utc_datetime(utc_ns)
-    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{stamp.microsecond // 1000:03d}Z"
+    seconds, nanoseconds = divmod(utc_ns, 1_000_000_000)
+    return f"{_iso8601_second(seconds)}.{nanoseconds // 1_000_000:03d}Z"
+
+
+@functools.lru_cache(maxsize=4)
+def _iso8601_second(utc_seconds: int) -> str:
+    """The part before the milliseconds; every answer of one second has the same."""
+    return f"{datetime.fromtimestamp(utc_seconds, UTC):%Y-%m-%dT%H:%M:%S}"

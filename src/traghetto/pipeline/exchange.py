@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from types import TracebackType
 from typing import Any, Final
 
-from traghetto import __version__
+from traghetto import CONTRACT_VERSION
 from traghetto.clock import Clock, iso8601
+from traghetto.errors import ApiError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -21,8 +22,21 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-_VERSION: Final = (b"x-venice-version", __version__.encode())
+_VERSION: Final = (b"x-venice-version", CONTRACT_VERSION.encode())
+_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 JSON_CONTENT: Final = (b"content-type", b"application/json; charset=utf-8")
+
+
+def common_headers(request_id: str, clock: Clock) -> tuple[Header, ...]:
+    """The headers that every answer has, whatever it is (contract C.1)."""
+    encoded_id = request_id.encode()
+    return (
+        (b"cf-ray", encoded_id),
+        (b"x-request-id", encoded_id),
+        _VERSION,
+        (b"x-venice-timestamp", iso8601(clock.utc_ns()).encode()),
+        _NOSNIFF,
+    )
 
 
 class ClientGone(Exception):
@@ -52,6 +66,7 @@ class Exchange:
         "response_started",
         "send",
         "status",
+        "stream_error",
     )
 
     def __init__(
@@ -77,6 +92,8 @@ class Exchange:
         """Whether the caller's key asks for errors as OpenAI objects; set once authenticated."""
         self.status = 0
         """The status sent, for metrics and the access record; 0 before the answer."""
+        self.stream_error: ApiError | None = None
+        """An error that was answered inside a stream; the edge logs and counts it like others."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a request header (`name` in lower case), or None."""
@@ -87,7 +104,6 @@ class Exchange:
 
     async def start(self, status: int, headers: Iterable[Header]) -> None:
         """Send the status line and headers; the common ones and `answer_headers` are added."""
-        request_id = self.request_id.encode()
         self.response_started = True
         self.status = status
         await self.send(
@@ -96,10 +112,7 @@ class Exchange:
                 "status": status,
                 "headers": [
                     *headers,
-                    (b"cf-ray", request_id),
-                    (b"x-request-id", request_id),
-                    _VERSION,
-                    (b"x-venice-timestamp", iso8601(self.clock.utc_ns()).encode()),
+                    *common_headers(self.request_id, self.clock),
                     *self.answer_headers,
                 ],
             }

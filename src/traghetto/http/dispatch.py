@@ -1,0 +1,255 @@
+"""From an ASGI scope to an endpoint and back: routing, and the one place that answers failures.
+
+Invariants: every request gets exactly one answer with the common headers, or loses its connection
+after the answer has begun; a failure is logged at most once, at the level of its row; no status
+and no sentence of an error is written here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import msgspec
+
+from traghetto.clock import Clock
+from traghetto.endpoints.spec import BASES, Endpoint
+from traghetto.errors import (
+    Adjunct,
+    ApiError,
+    ErrorCode,
+    ErrorStyle,
+    public_name,
+    render_error,
+    row_of,
+)
+from traghetto.ids import new_request_id
+from traghetto.pipeline.exchange import (
+    JSON_CONTENT,
+    ClientGone,
+    Exchange,
+    Receive,
+    Scope,
+    Send,
+)
+from traghetto.telemetry import METRICS_CONTENT_TYPE, Metrics, log_event, log_failure
+
+STATUS_OK: Final = 200
+STATUS_NOT_READY: Final = 503
+"""Health answers are for load balancers: their bodies are states, not errors of the API."""
+
+STATUS_CLIENT_GONE: Final = 499
+"""Never sent: how metrics count a client that left before its answer was complete."""
+
+UNROUTED: Final = "unrouted"
+"""The metrics label of requests without an endpoint, so that paths cannot multiply labels."""
+
+Readiness = Literal["ready", "starting", "draining", "failing"]
+
+_FORWARDING_HEADERS: Final = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
+_STYLES: Final = {
+    (code_header, openai): ErrorStyle(code_header, openai)
+    for code_header in (False, True)
+    for openai in (False, True)
+}
+
+
+def _refuse_metrics(_: Exchange) -> None:
+    raise ApiError(Adjunct.ADMIN_KEY_REQUIRED)
+
+
+async def _nothing() -> None:
+    """Start or stop a server that has nothing to start or stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeServices:
+    """What the edge is given by the composition root."""
+
+    clock: Clock
+    metrics: Metrics = field(default_factory=Metrics)
+    style: ErrorStyle = field(default_factory=ErrorStyle)
+    readiness: Callable[[], Readiness] = lambda: "ready"
+    authorise_metrics: Callable[[Exchange], None] = _refuse_metrics
+    """Raises ApiError unless the exchange carries an admin key; not asked on loopback."""
+    startup: Callable[[], Awaitable[None]] = _nothing
+    shutdown: Callable[[], Awaitable[None]] = _nothing
+    access_log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """The endpoints of one path, by method; HEAD is answered by GET."""
+
+    by_method: dict[str, Endpoint]
+    allow: bytes
+
+
+class Dispatch:
+    """The ASGI application."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], edge: EdgeServices) -> None:
+        """Raises ValueError if two endpoints share a method and a path."""
+        self.edge = edge
+        self.draining = False
+        """Set by the server once it stops accepting connections."""
+        exact: dict[str, list[Endpoint]] = {}
+        prefixed: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            prefix = endpoint.prefix
+            table, fixed = (exact, endpoint.path) if prefix is None else (prefixed, prefix)
+            for base in BASES:
+                table.setdefault(base + fixed, []).append(endpoint)
+        for endpoint in self._own_endpoints():
+            exact.setdefault(endpoint.path, []).append(endpoint)
+        self._exact = {path: _route(path, found) for path, found in exact.items()}
+        longest_first = sorted(prefixed.items(), key=lambda item: -len(item[0]))
+        self._prefixed = [(prefix, _route(prefix, found)) for prefix, found in longest_first]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection scope; raises ValueError for protocols never offered."""
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            raise ValueError(f"this server does not speak {scope['type']}")
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        edge = self.edge
+        exchange = Exchange(scope, receive, send, request_id=new_request_id(), clock=edge.clock)
+        edge.metrics.request_started()
+        name, code, complete = UNROUTED, "", False
+        try:
+            endpoint, parameter = self._find(exchange)
+            name = endpoint.name
+            await endpoint.handle(exchange, parameter)
+            if not exchange.response_started:
+                raise RuntimeError("the endpoint returned without an answer")  # noqa: TRY301
+            complete = True
+        except ApiError as error:
+            code = public_name(error.code)
+            complete = await self._answer_error(exchange, error, name)
+        except ClientGone:
+            pass
+        except Exception as error:  # noqa: BLE001 (the boundary: nothing foreign passes it)
+            code = ErrorCode.UNKNOWN_ERROR.name
+            unknown = ApiError(ErrorCode.UNKNOWN_ERROR)
+            unknown.__cause__ = error
+            complete = await self._answer_error(exchange, unknown, name)
+        finally:
+            status = exchange.status if complete else STATUS_CLIENT_GONE
+            seconds = edge.clock.monotonic() - exchange.received_monotonic
+            edge.metrics.request_finished(name, status, code, seconds)
+            if edge.access_log:
+                log_event(
+                    "info",
+                    "request",
+                    request_id=exchange.request_id,
+                    address=exchange.client_address,
+                    endpoint=name,
+                    model=exchange.model,
+                    status=status,
+                    code=code,
+                    seconds=round(seconds, 6),
+                )
+
+    def _find(self, exchange: Exchange) -> tuple[Endpoint, str]:
+        """The endpoint of a request and its path parameter; raises ApiError for none."""
+        route, parameter = self._exact.get(exchange.path), ""
+        if route is None:
+            for prefix, candidate in self._prefixed:
+                if exchange.path.startswith(prefix) and len(exchange.path) > len(prefix):
+                    route, parameter = candidate, exchange.path[len(prefix) :]
+                    break
+            else:
+                raise ApiError(Adjunct.ROUTE_NOT_FOUND)
+        endpoint = route.by_method.get(exchange.method)
+        if endpoint is None:
+            raise ApiError(Adjunct.METHOD_NOT_ALLOWED, headers=((b"allow", route.allow),))
+        return endpoint, parameter
+
+    async def _answer_error(self, exchange: Exchange, error: ApiError, endpoint: str) -> bool:
+        """Log and answer a failure; False if the answer had begun and can only be cut."""
+        level = row_of(error.code).log_level
+        if level is not None:
+            log_failure(
+                level,
+                code=public_name(error.code),
+                request_id=exchange.request_id,
+                error=error,
+                endpoint=endpoint,
+                model=exchange.model,
+            )
+        if exchange.response_started:
+            return False
+        style = self.edge.style
+        if exchange.openai_errors:
+            style = _STYLES[style.code_header, True]
+        rendered = render_error(error, exchange.request_id, style)
+        await exchange.answer(rendered.status, rendered.headers, rendered.body)
+        return True
+
+    # The edge's own endpoints
+
+    def _own_endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint("health_live", "GET", "/health/live", self._live),
+            Endpoint("health_ready", "GET", "/health/ready", self._ready),
+            Endpoint("metrics", "GET", "/metrics", self._metrics),
+        )
+
+    async def _live(self, exchange: Exchange, _: str) -> None:
+        await exchange.answer(STATUS_OK, [JSON_CONTENT], b'{"status":"live"}')
+
+    async def _ready(self, exchange: Exchange, _: str) -> None:
+        state = "draining" if self.draining else self.edge.readiness()
+        status = STATUS_OK if state == "ready" else STATUS_NOT_READY
+        await exchange.answer(status, [JSON_CONTENT], msgspec.json.encode({"status": state}))
+
+    async def _metrics(self, exchange: Exchange, _: str) -> None:
+        if not _is_local(exchange):
+            self.edge.authorise_metrics(exchange)
+        body = self.edge.metrics.exposition()
+        await exchange.answer(STATUS_OK, [(b"content-type", METRICS_CONTENT_TYPE)], body)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Start and stop what the composition root gave, as ASGI servers ask for it."""
+        await receive()
+        try:
+            await self.edge.startup()
+        except Exception as error:  # noqa: BLE001 (the server is told, and does not start)
+            log_failure("error", code="STARTUP_FAILED", request_id="", error=error)
+            await send({"type": "lifespan.startup.failed", "message": "see the log"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.edge.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _route(path: str, endpoints: list[Endpoint]) -> _Route:
+    by_method: dict[str, Endpoint] = {}
+    for endpoint in endpoints:
+        if endpoint.method in by_method:
+            raise ValueError(f"two endpoints answer {endpoint.method} {path}")
+        by_method[endpoint.method] = endpoint
+    if "GET" in by_method:
+        by_method["HEAD"] = by_method["GET"]
+    return _Route(by_method, ", ".join(sorted(by_method)).encode())
+
+
+def _is_local(exchange: Exchange) -> bool:
+    """Whether a request comes from this machine and from no further away.
+
+    A proxy on this machine also connects from loopback, and it says for whom: a request that
+    carries a forwarding header is not local, whoever wrote it.
+    """
+    if any(exchange.header(name) is not None for name in _FORWARDING_HEADERS):
+        return False
+    try:
+        return ipaddress.ip_address(exchange.client_address).is_loopback
+    except ValueError:
+        return False

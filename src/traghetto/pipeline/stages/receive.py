@@ -1,0 +1,187 @@
+"""The first stage of a request with a body: its size, its declared type, its bytes, its syntax.
+
+Order (contract A.3, steps 2 to 4): a declared length above the limit, then encoding and type,
+then the length of what really arrives, then emptiness. Invariant: a body that is refused for its
+declared length or type is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from traghetto.errors import Adjunct, ApiError, ErrorCode
+from traghetto.pipeline.exchange import ClientGone, Exchange
+from traghetto.settings import Settings
+from traghetto.wire.json import decode_object
+
+_JSON: Final = b"application/json"
+_CHARSETS: Final = frozenset({b"utf-8", b'"utf-8"', b"utf8"})
+
+
+class Share:
+    """What one exchange holds of `BodiesInFlight`."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class BodiesInFlight:
+    """The bytes of request bodies in memory, from their arrival to the end of their exchange.
+
+    Above `bytes_max` no further piece is read, so that the sockets push back; nothing is refused.
+    The reader that began first goes on as long as the bodies already complete leave room for it
+    alone: were all of the room taken by unfinished bodies, none of them could ever finish. The sum
+    stays below twice `bytes_max` plus one piece per connection.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._readers: dict[Share, None] = {}
+        self._readers_bytes = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def bytes(self) -> int:
+        """What is held now."""
+        return self._bytes
+
+    def take(self, share: Share, size: int) -> None:
+        """Count a piece that arrived."""
+        share.bytes += size
+        self._bytes += size
+        if share in self._readers:
+            self._readers_bytes += size
+
+    async def room(self, share: Share) -> None:
+        """Wait until the body of `share` may go on."""
+        if share not in self._readers:
+            self._readers[share] = None
+            self._readers_bytes += share.bytes
+        while self._bytes >= self._bytes_max and not self._goes_first(share):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def complete(self, share: Share) -> None:
+        """The body has arrived; its bytes stay counted."""
+        if share in self._readers:
+            del self._readers[share]
+            self._readers_bytes -= share.bytes
+            self._wake()
+
+    def release(self, share: Share) -> None:
+        """The exchange has ended, however it did: its bytes no longer count."""
+        self.complete(share)
+        self._bytes -= share.bytes
+        share.bytes = 0
+        self._wake()
+
+    def _goes_first(self, share: Share) -> bool:
+        complete_bytes = self._bytes - self._readers_bytes
+        return next(iter(self._readers)) is share and complete_bytes + share.bytes < self._bytes_max
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class ReceivedJson:
+    """The decoded JSON object of a request; its bytes are in flight while the context is open."""
+
+    __slots__ = ("_exchange", "_in_flight", "_settings", "_share")
+
+    def __init__(self, settings: Settings, in_flight: BodiesInFlight, exchange: Exchange) -> None:
+        self._settings = settings
+        self._in_flight = in_flight
+        self._exchange = exchange
+        self._share = Share()
+
+    async def __aenter__(self) -> dict[str, Any]:
+        settings = self._settings
+        try:
+            body = await read_body(
+                self._exchange, settings.body_bytes_max, self._in_flight, self._share
+            )
+            return decode_object(
+                body, depth_max=settings.json_depth_max, nodes_max=settings.json_nodes_max
+            )
+        except BaseException:
+            self._in_flight.release(self._share)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._in_flight.release(self._share)
+
+
+def receive_json(settings: Settings, in_flight: BodiesInFlight, exchange: Exchange) -> ReceivedJson:
+    """A context that reads and decodes the body of `exchange`, within the limits of `settings`.
+
+    Entering it raises what `read_body` raises, and INVALID_JSON for what is not a JSON object.
+    """
+    return ReceivedJson(settings, in_flight, exchange)
+
+
+async def read_body(
+    exchange: Exchange, body_bytes_max: int, in_flight: BodiesInFlight, share: Share
+) -> bytes:
+    """The whole body of a JSON request, at most `body_bytes_max` bytes, not empty.
+
+    Raises `ApiError` with PAYLOAD_TOO_LARGE, INVALID_CONTENT_TYPE or INVALID_JSON (nothing was
+    sent), and `ClientGone` when the client leaves before the end of its body. Whoever calls it
+    releases `share` at the end of the exchange, also after a failure.
+    """
+    _check_declarations(exchange, body_bytes_max)
+    pieces: list[bytes] = []
+    more = True
+    while more:
+        message = await exchange.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece: bytes = message.get("body", b"")
+        if piece:
+            pieces.append(piece)
+            in_flight.take(share, len(piece))
+            if share.bytes > body_bytes_max:
+                raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
+        more = message.get("more_body", False)
+        if more:
+            await in_flight.room(share)
+    in_flight.complete(share)
+    if not pieces:
+        raise ApiError(Adjunct.INVALID_JSON)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _check_declarations(exchange: Exchange, body_bytes_max: int) -> None:
+    length = encoding = content_type = None
+    for name, value in exchange.headers:
+        if name == b"content-length":
+            length = value
+        elif name == b"content-type":
+            content_type = value
+        elif name == b"content-encoding":
+            encoding = value
+    if length is not None and int(length) > body_bytes_max:
+        raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
+    if encoding is not None and encoding.lower() != b"identity":
+        raise ApiError(ErrorCode.INVALID_CONTENT_TYPE)
+    if content_type is None or (content_type != _JSON and not _is_json(content_type)):
+        raise ApiError(ErrorCode.INVALID_CONTENT_TYPE)
+
+
+def _is_json(content_type: bytes) -> bool:
+    """Whether a media type is JSON in UTF-8, its only encoding."""
+    media_type, *parameters = content_type.lower().split(b";")
+    if media_type.strip() != _JSON:
+        return False
+    for parameter in parameters:
+        name, _, value = parameter.strip().partition(b"=")
+        if name == b"charset" and value not in _CHARSETS:
+            return False
+    return True
