@@ -1,0 +1,214 @@
+"""The adapter to any server that speaks OpenAI's chat completions: vLLM, llama.cpp, Ollama, ...
+
+One attempt per call, on one server, for one of its models. Requests are built from the validated
+call and nothing else; answers are decoded and classified, not trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, Final, Literal
+
+import msgspec
+from aiohttp import ClientResponse
+from yarl import URL
+
+from traghetto.clock import Clock
+from traghetto.engines.classify import error_inside, failure_of_event, failure_of_response
+from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.openai.client import (
+    ERROR_BODY_BYTES_MAX,
+    JSON_BODY_BYTES_MAX,
+    HttpClient,
+    media_type,
+    read_body,
+    read_prefix,
+)
+from traghetto.engines.openai.discovery import describe_models
+from traghetto.engines.protocols import BackendModel, ChatCall
+from traghetto.wire.completion import decode_answer
+from traghetto.wire.sse import DONE, SseDecoder, SseNotUtf8, SseTooLarge
+
+Tokenizer = Literal["vllm", "llama.cpp"]
+"""Which server's way of counting tokens a backend offers."""
+
+DRAIN_SECONDS_MAX: Final = 0.5
+"""How long a finished stream may take to end its body, so that its connection can be kept."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class OpenAIBackend:
+    """One model of one OpenAI-compatible server; a `ChatBackend`."""
+
+    def __init__(
+        self,
+        name: str,
+        client: HttpClient,
+        model: str,
+        *,
+        clock: Clock,
+        tokenize: Tokenizer | None = None,
+    ) -> None:
+        """`model` is the server's name for it; backends of one server share `client`."""
+        self._name = name
+        self._client = client
+        self._model = model
+        self._clock = clock
+        self._tokenize = tokenize
+        self._chat_url = client.api / "chat" / "completions"
+        self._known_models: dict[str, BackendModel] = {}
+        self._is_open = True
+        client.join()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def model(self) -> str:
+        """The server's name for the model."""
+        return self._model
+
+    async def complete(self, call: ChatCall) -> dict[str, Any]:
+        body = _encode({**call.body, "model": self._model, "stream": False})
+        async with self._client.request("POST", self._chat_url, body) as response:
+            return await self._json_answer(response)
+
+    async def stream(self, call: ChatCall) -> AsyncGenerator[list[bytes], None]:
+        body = _encode(
+            {
+                **call.body,
+                "model": self._model,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+            }
+        )
+        async with self._client.request("POST", self._chat_url, body) as response:
+            if response.status != 200:
+                raise await self._refusal(response)
+            if media_type(response.headers) != "text/event-stream":
+                # A whole answer in place of a stream is at best an error in a 200.
+                await self._json_answer(response)
+                raise EngineFailure(FailureKind.BROKEN, "the answer is not an event stream")
+            events = _events(response)
+            try:
+                async for payloads in events:
+                    yield payloads
+            finally:
+                await events.aclose()
+
+    async def count_prompt_tokens(self, call: ChatCall) -> int | None:
+        """The exact count, or None without `tokenize` or for prompts with anything but text."""
+        if self._tokenize is None or not _is_text_only(call.body):
+            return None
+        prompt = {name: call.body[name] for name in _PROMPT_MEMBERS if name in call.body}
+        if self._tokenize == "vllm":
+            request = {**prompt, "model": self._model, "add_generation_prompt": True}
+            answer = await self._post(self._client.root / "tokenize", request)
+            count = answer.get("count")
+        else:
+            templated = await self._post(self._client.root / "apply-template", prompt)
+            text = {"content": templated.get("prompt"), "add_special": True, "parse_special": True}
+            answer = await self._post(self._client.root / "tokenize", text)
+            tokens = answer.get("tokens")
+            count = len(tokens) if isinstance(tokens, list) else None
+        return count if type(count) is int and count >= 0 else None
+
+    async def models(self) -> list[BackendModel]:
+        async with self._client.request("GET", self._client.api / "models") as response:
+            listing = await self._json_answer(response)
+        models = await describe_models(self._client, listing, self._known_models)
+        self._known_models = {model.id: model for model in models}
+        return models
+
+    async def aclose(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            await self._client.leave()
+
+    async def _post(self, url: URL, body: dict[str, Any]) -> dict[str, Any]:
+        async with self._client.request("POST", url, _encode(body)) as response:
+            return await self._json_answer(response)
+
+    async def _json_answer(self, response: ClientResponse) -> dict[str, Any]:
+        """The object in a 200 answer; raises EngineFailure for anything else."""
+        if response.status != 200:
+            raise await self._refusal(response)
+        if not media_type(response.headers).endswith("json"):
+            raise EngineFailure(FailureKind.BROKEN, "the answer is not JSON by its content type")
+        body = await read_body(response, JSON_BODY_BYTES_MAX)
+        try:
+            answer = decode_answer(body)
+        except ValueError as error:
+            raise EngineFailure(FailureKind.BROKEN, "the answer is not JSON") from error
+        if (failure := error_inside(answer)) is not None:
+            raise failure
+        if not isinstance(answer, dict):
+            raise EngineFailure(FailureKind.BROKEN, "the answer is not a JSON object")
+        return answer
+
+    async def _refusal(self, response: ClientResponse) -> EngineFailure:
+        body = await read_prefix(response, ERROR_BODY_BYTES_MAX)
+        return failure_of_response(
+            response.status,
+            response.headers,
+            body,
+            utc_seconds=self._clock.utc_ns() / 1e9,
+        )
+
+
+_PROMPT_MEMBERS: Final[tuple[str, ...]] = ("messages", "tools", "chat_template_kwargs")
+"""What shapes the prompt before it is tokenised."""
+
+
+def _is_text_only(body: dict[str, Any]) -> bool:
+    for message in body.get("messages", ()):
+        content = message.get("content")
+        if isinstance(content, list) and any(part.get("type") != "text" for part in content):
+            return False
+    return True
+
+
+async def _events(response: ClientResponse) -> AsyncGenerator[list[bytes], None]:
+    """The payloads of a stream, read by read; raises EngineFailure where it goes wrong."""
+    decoder = SseDecoder()
+    feed, read = decoder.feed, response.content.readany
+    is_done = False
+    try:
+        while chunk := await read():
+            try:
+                payloads = feed(chunk)
+            except SseTooLarge as error:
+                raise EngineFailure(FailureKind.UNUSABLE, "an event is too large") from error
+            except SseNotUtf8 as error:
+                raise EngineFailure(FailureKind.BROKEN, "the stream is not UTF-8") from error
+            if payloads:
+                is_done = is_done or payloads[-1] == DONE
+                yield payloads
+            if decoder.error is not None:
+                raise _failure_of_error_event(decoder.error)
+        if decoder.finish() and not is_done:
+            raise EngineFailure(FailureKind.BROKEN, "the stream ended inside an event")
+    finally:
+        if is_done and not response.content.at_eof():
+            await _drain(response)
+
+
+def _failure_of_error_event(payload: bytes) -> EngineFailure:
+    try:
+        event = decode_answer(payload)
+    except ValueError:
+        event = None
+    return error_inside(event) or failure_of_event(event)
+
+
+async def _drain(response: ClientResponse) -> None:
+    """Read the end of a finished stream, which nobody waits for, so that its connection lives."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS_MAX):
+            while await response.content.readany():
+                pass
+    except (TimeoutError, OSError):
+        response.close()
