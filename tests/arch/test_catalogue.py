@@ -10,6 +10,7 @@ from traghetto.errors import Adjunct, ErrorCode
 
 STATUSES_ALLOWED = {
     "engines/classify.py": "the statuses of backends, which it translates to failure kinds",
+    "http/dispatch.py": "health answers, which are not errors, and 499, which is never sent",
 }
 """Modules outside `errors/` that may write an error status, and why."""
 
