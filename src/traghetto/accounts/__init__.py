@@ -1,0 +1,1 @@
+"""Who may call: accounts, API keys, and the operations with which operators change them."""

@@ -1,0 +1,260 @@
+"""The operators' operations, as one table: the control socket and the command line both read it.
+
+Invariants: an operation is answered after what it changed is durable; a refusal changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from traghetto.accounts.directory import Directory, NewKey
+from traghetto.accounts.operations import (
+    AccountShown,
+    AccountsShown,
+    Arguments,
+    CreateAccount,
+    CreateKey,
+    CreditAccount,
+    KeyCreated,
+    KeyRevoked,
+    KeyShown,
+    KeysShown,
+    ListAccounts,
+    ListKeys,
+    RevokeKey,
+    SetAccount,
+    ShowAccount,
+    Subscription,
+)
+from traghetto.accounts.values import Account, ApiKey, KeyKind
+from traghetto.clock import iso8601
+from traghetto.money import Currency, LimitPeriod, SpendLimits, format_usd, parse_usd
+
+FIRST_ACCOUNT: Final = "default"
+
+
+class Books(Protocol):
+    """What administration asks of the ledger; amounts are nano_usd.
+
+    The first three raise ValueError, with a sentence, for a refused amount.
+    """
+
+    def credit(self, account_id: str, nano_usd: int, *, reason: str) -> asyncio.Future[None]: ...
+    def check_allocation(self, nano_usd_per_day: int) -> None: ...
+    def grant_diem(self, account_id: str, nano_usd_per_day: int) -> asyncio.Future[None]: ...
+    def balances(self, account_id: str) -> dict[Currency, int]: ...
+    def allocation(self, account_id: str) -> int: ...
+    def spent(self, key_id: str, period: LimitPeriod) -> dict[Currency, int]: ...
+
+
+class OperationRefused(Exception):
+    """An operation was not carried out; the message is a sentence that says why."""
+
+
+class Administration:
+    """Carries out operations on the directory and the books."""
+
+    def __init__(self, directory: Directory, books: Books) -> None:
+        self._directory = directory
+        self._books = books
+
+    async def perform(self, operation: str, arguments: Any) -> msgspec.Struct:
+        """Carry out `operation` (a name in `OPERATIONS`) with decoded JSON `arguments`.
+
+        Raises OperationRefused; StoreBroken if the change could not be made durable.
+        """
+        entry = OPERATIONS.get(operation)
+        if entry is None:
+            raise OperationRefused(f"there is no operation {operation!r}")
+        try:
+            typed = msgspec.convert(arguments, entry.arguments)
+            return await entry.run(self, typed)
+        except ValueError as refusal:  # includes msgspec.ValidationError and DirectoryRefusal
+            raise OperationRefused(str(refusal)) from refusal
+
+    async def first_start(self) -> str | None:
+        """Register the first account with an ADMIN key; its secret, or None if not the first.
+
+        The account starts with 0 USD.
+        """
+        if not self._directory.is_empty:
+            return None
+        account, _ = self._directory.create_account(FIRST_ACCOUNT)
+        created = self._directory.create_key(
+            account.id, KeyKind.ADMIN, description="created at the first start"
+        )
+        await created.durable
+        return created.secret
+
+    async def create_account(self, arguments: CreateAccount) -> AccountShown:
+        """Register an account, with its first funds."""
+        usd, diem = _amount(arguments.usd), _amount(arguments.diem)
+        self._books.check_allocation(diem)
+        account, durable = self._directory.create_account(arguments.name)
+        account = replace(
+            account,
+            is_pro=arguments.pro,
+            disabled=arguments.disabled,
+            tier=arguments.tier,
+            features=frozenset(arguments.features),
+            **_subscription_members(arguments.subscription),
+        )
+        durable = self._directory.save_account(account)
+        if usd:
+            durable = self._books.credit(account.id, usd, reason="first credit")
+        if diem:
+            durable = self._books.grant_diem(account.id, diem)
+        await durable
+        return self._shown(account)
+
+    async def credit_account(self, arguments: CreditAccount) -> AccountShown:
+        """Add USD to an account."""
+        account = self._directory.account(arguments.account)
+        await self._books.credit(account.id, parse_usd(arguments.usd), reason=arguments.reason)
+        return self._shown(account)
+
+    async def set_account(self, arguments: SetAccount) -> AccountShown:
+        """Change an account's allocation, entitlements or state."""
+        account = self._directory.account(arguments.account)
+        changes: dict[str, Any] = {
+            "is_pro": arguments.pro,
+            "disabled": arguments.disabled,
+            "tier": arguments.tier,
+            "features": None if arguments.features is None else frozenset(arguments.features),
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if arguments.subscription is not None:
+            changes |= _subscription_members(arguments.subscription)
+        if arguments.diem is not None:
+            await self._books.grant_diem(account.id, parse_usd(arguments.diem))
+        changed = replace(self._directory.account(account.id), **changes)
+        await self._directory.save_account(changed)
+        return self._shown(changed)
+
+    async def show_account(self, arguments: ShowAccount) -> AccountShown:
+        """One account."""
+        return self._shown(self._directory.account(arguments.account))
+
+    async def list_accounts(self, _arguments: ListAccounts) -> AccountsShown:
+        """Every account."""
+        return AccountsShown(tuple(map(self._shown, self._directory.accounts())))
+
+    async def create_key(self, arguments: CreateKey) -> KeyCreated:
+        """Make a key; the only moment at which its secret exists here."""
+        account = self._directory.account(arguments.account)
+        created: NewKey = self._directory.create_key(
+            account.id,
+            KeyKind.ADMIN if arguments.admin else KeyKind.INFERENCE,
+            description=arguments.description,
+            limits=SpendLimits(
+                diem_nano_usd=_limit(arguments.limit_diem),
+                usd_nano_usd=_limit(arguments.limit_usd),
+                period=arguments.period,
+            ),
+            model_privacy=arguments.privacy,
+            expires_at_ns=arguments.expires_at_ns,
+            openai_errors=arguments.openai_errors,
+        )
+        await created.durable
+        return KeyCreated(self._key_shown(created.key), created.secret)
+
+    async def revoke_key(self, arguments: RevokeKey) -> KeyRevoked:
+        """End a key at once."""
+        await self._directory.revoke_key(arguments.key)
+        return KeyRevoked(arguments.key)
+
+    async def list_keys(self, arguments: ListKeys) -> KeysShown:
+        """Keys that were not revoked."""
+        account_id = None
+        if arguments.account is not None:
+            account_id = self._directory.account(arguments.account).id
+        return KeysShown(tuple(map(self._key_shown, self._directory.keys(account_id))))
+
+    def _shown(self, account: Account) -> AccountShown:
+        balances = self._books.balances(account.id)
+        diem = balances.get(Currency.DIEM)
+        return AccountShown(
+            id=account.id,
+            name=account.name,
+            usd=format_usd(balances.get(Currency.USD, 0)),
+            diem=None if diem is None else format_usd(diem),
+            diem_per_day=format_usd(self._books.allocation(account.id)),
+            pro=account.is_pro,
+            subscription=_subscription(account),
+            disabled=account.disabled,
+            tier=account.tier,
+            features=tuple(sorted(account.features)),
+            created_at=iso8601(account.created_ns),
+        )
+
+    def _key_shown(self, key: ApiKey) -> KeyShown:
+        limits, spent = key.limits, self._books.spent(key.id, key.limits.period)
+        return KeyShown(
+            id=key.id,
+            account=self._directory.account(key.account_id).name,
+            kind=key.kind,
+            description=key.description,
+            last_six=key.last_six,
+            limit_usd=None if limits.usd_nano_usd is None else format_usd(limits.usd_nano_usd),
+            limit_diem=None if limits.diem_nano_usd is None else format_usd(limits.diem_nano_usd),
+            period=limits.period,
+            spent_usd=format_usd(spent[Currency.USD]),
+            spent_diem=format_usd(spent[Currency.DIEM]),
+            privacy=key.model_privacy,
+            openai_errors=key.openai_errors,
+            expires_at=None if key.expires_at_ns is None else iso8601(key.expires_at_ns),
+            expired=self._directory.is_expired(key),
+            created_at=iso8601(key.created_ns),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One row of the table: what an operation takes, what it does, whether it only reads."""
+
+    arguments: type[Arguments]
+    run: Callable[[Administration, Any], Awaitable[msgspec.Struct]]
+    read_only: bool = False
+
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    "accounts.create": Operation(CreateAccount, Administration.create_account),
+    "accounts.credit": Operation(CreditAccount, Administration.credit_account),
+    "accounts.set": Operation(SetAccount, Administration.set_account),
+    "accounts.show": Operation(ShowAccount, Administration.show_account, read_only=True),
+    "accounts.list": Operation(ListAccounts, Administration.list_accounts, read_only=True),
+    "keys.create": Operation(CreateKey, Administration.create_key),
+    "keys.revoke": Operation(RevokeKey, Administration.revoke_key),
+    "keys.list": Operation(ListKeys, Administration.list_keys, read_only=True),
+}
+
+
+def _amount(text: str | None) -> int:
+    """A first amount; raises ValueError unless it is at least 0."""
+    amount = 0 if text is None else parse_usd(text)
+    if amount < 0:
+        raise ValueError("an amount is at least 0")
+    return amount
+
+
+def _limit(text: str | None) -> int | None:
+    """A spend limit; None is no limit, 0 blocks. Raises ValueError if negative."""
+    return None if text is None else _amount(text)
+
+
+def _subscription(account: Account) -> Subscription:
+    if not account.subscription_required:
+        return "none"
+    return "active" if account.subscription_active else "inactive"
+
+
+def _subscription_members(subscription: Subscription) -> dict[str, Any]:
+    return {
+        "subscription_required": subscription != "none",
+        "subscription_active": subscription == "active",
+    }

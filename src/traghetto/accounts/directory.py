@@ -1,0 +1,180 @@
+"""The directory: every account and key, in memory, written down on every change.
+
+Invariants: a presented key reaches a look-up only if it is well formed, and only as a digest; a
+change takes effect at once, before it is durable, so that a revoked key is dead immediately.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from traghetto.accounts.values import (
+    Account,
+    ApiKey,
+    KeyKind,
+    ModelPrivacy,
+    account_of,
+    account_row,
+    key_of,
+    key_row,
+)
+from traghetto.clock import Clock
+from traghetto.ids import (
+    ADMIN_KEY_PREFIX,
+    INFERENCE_KEY_PREFIX,
+    is_well_formed_key,
+    key_digest,
+    new_api_key,
+    new_record_id,
+)
+from traghetto.money import SpendLimits
+from traghetto.storage.connector import Store
+from traghetto.storage.facts import StoredState
+
+_PREFIXES = {KeyKind.INFERENCE: INFERENCE_KEY_PREFIX, KeyKind.ADMIN: ADMIN_KEY_PREFIX}
+_NO_LIMITS = SpendLimits()
+
+
+class DirectoryRefusal(ValueError):
+    """A change that makes no sense; the message is a sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A fresh key. `secret` is shown once and exists nowhere else."""
+
+    key: ApiKey
+    secret: str
+    durable: asyncio.Future[None]
+
+
+class Directory:
+    """Accounts and keys; one per process."""
+
+    def __init__(self, store: Store, clock: Clock, pepper: bytes, state: StoredState) -> None:
+        self._store = store
+        self._clock = clock
+        self._pepper = pepper
+        self._accounts = {row.id: account_of(row) for row in state.accounts}
+        self._by_name = {account.name: account.id for account in self._accounts.values()}
+        self._keys = {row.id: key_of(row) for row in state.keys}
+        self._by_digest = {key.digest: key.id for key in self._keys.values() if not key.revoked}
+
+    def authenticate(self, presented: str) -> tuple[ApiKey, Account] | None:
+        """The key and account that `presented` belongs to; None if it is not valid now."""
+        if not is_well_formed_key(presented):
+            return None
+        digest = key_digest(self._pepper, presented)
+        key_id = self._by_digest.get(digest)
+        if key_id is None:
+            return None
+        key = self._keys[key_id]
+        if not hmac.compare_digest(key.digest, digest) or self.is_expired(key):
+            return None
+        return key, self._accounts[key.account_id]
+
+    def is_expired(self, key: ApiKey) -> bool:
+        """Whether the key's time is over."""
+        return key.expires_at_ns is not None and key.expires_at_ns <= self._clock.utc_ns()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has ever been registered."""
+        return not self._accounts
+
+    def accounts(self) -> Iterable[Account]:
+        """Every account, oldest first."""
+        return self._accounts.values()
+
+    def keys(self, account_id: str | None = None) -> list[ApiKey]:
+        """Keys that were not revoked, oldest first; of one account, or of all."""
+        return [
+            key
+            for key in self._keys.values()
+            if not key.revoked and account_id in (None, key.account_id)
+        ]
+
+    def account(self, name_or_id: str) -> Account:
+        """An account by its name or id. Raises DirectoryRefusal."""
+        account = self._accounts.get(self._by_name.get(name_or_id, name_or_id))
+        if account is None:
+            raise DirectoryRefusal(
+                f"there is no account {name_or_id!r}: `traghetto accounts list` shows them all"
+            )
+        return account
+
+    def key(self, key_id: str) -> ApiKey:
+        """A key that was not revoked, by its id. Raises DirectoryRefusal."""
+        key = self._keys.get(key_id)
+        if key is None or key.revoked:
+            raise DirectoryRefusal(
+                f"there is no key {key_id!r}: `traghetto keys list` shows them all"
+            )
+        return key
+
+    def create_account(self, name: str) -> tuple[Account, asyncio.Future[None]]:
+        """A new account, without entitlements. Raises DirectoryRefusal if the name is taken."""
+        if not name or name in self._by_name or name in self._accounts:
+            raise DirectoryRefusal(f"the name {name!r} is empty or taken: choose another")
+        account = Account(
+            id=new_record_id(),
+            name=name,
+            is_pro=False,
+            subscription_required=False,
+            subscription_active=False,
+            disabled=False,
+            tier="standard",
+            features=frozenset(),
+            created_ns=self._clock.utc_ns(),
+        )
+        self._by_name[name] = account.id
+        return account, self.save_account(account)
+
+    def save_account(self, account: Account) -> asyncio.Future[None]:
+        """Replace what is known of an account (its name and id stay)."""
+        self._accounts[account.id] = account
+        return self._store.submit((account_row(account),))
+
+    def create_key(
+        self,
+        account_id: str,
+        kind: KeyKind,
+        *,
+        description: str = "",
+        limits: SpendLimits = _NO_LIMITS,
+        model_privacy: ModelPrivacy = ModelPrivacy.ALL,
+        expires_at_ns: int | None = None,
+        openai_errors: bool = False,
+    ) -> NewKey:
+        """A new key of an existing account."""
+        secret = new_api_key(_PREFIXES[kind])
+        key = ApiKey(
+            id=new_record_id(),
+            account_id=self._accounts[account_id].id,
+            kind=kind,
+            description=description,
+            last_six=secret[-6:],
+            limits=limits,
+            model_privacy=model_privacy,
+            expires_at_ns=expires_at_ns,
+            openai_errors=openai_errors,
+            digest=key_digest(self._pepper, secret),
+            created_ns=self._clock.utc_ns(),
+            revoked=False,
+        )
+        self._by_digest[key.digest] = key.id
+        return NewKey(key, secret, self.save_key(key))
+
+    def save_key(self, key: ApiKey) -> asyncio.Future[None]:
+        """Replace what is known of a key (its secret stays)."""
+        self._keys[key.id] = key
+        return self._store.submit((key_row(key),))
+
+    def revoke_key(self, key_id: str) -> asyncio.Future[None]:
+        """End a key for good, from this moment. Raises DirectoryRefusal."""
+        key = self.key(key_id)
+        self._by_digest.pop(key.digest, None)
+        return self.save_key(replace(key, revoked=True))

@@ -1,0 +1,155 @@
+"""Arguments and results of the operators' operations: what travels over the control socket.
+
+Money is written as decimal text, as a person writes it (`"12.5"`), so that no float can touch it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from traghetto.accounts.values import KeyKind, ModelPrivacy, Tier
+from traghetto.money import LimitPeriod
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=1024)]
+Money = Annotated[str, Meta(max_length=32)]
+Subscription = Literal["none", "inactive", "active"]
+"""`none`: pays per use; `inactive`: needs a subscription and has none; `active`: has one."""
+
+
+class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of all arguments: unknown ones are refused, never ignored."""
+
+
+class CreateAccount(Arguments, frozen=True, kw_only=True):
+    """Register an account."""
+
+    name: Name
+    usd: Money | None = None
+    diem: Money | None = None
+    pro: bool = False
+    subscription: Subscription = "none"
+    disabled: bool = False
+    tier: Tier = "standard"
+    features: tuple[Name, ...] = ()
+
+
+class CreditAccount(Arguments, frozen=True, kw_only=True):
+    """Add USD to an account."""
+
+    account: Name
+    usd: Money
+    reason: Text = "credit"
+
+
+class SetAccount(Arguments, frozen=True, kw_only=True):
+    """Change an account; what is absent stays. `diem` is the allocation per UTC day."""
+
+    account: Name
+    diem: Money | None = None
+    pro: bool | None = None
+    subscription: Subscription | None = None
+    disabled: bool | None = None
+    tier: Tier | None = None
+    features: tuple[Name, ...] | None = None
+
+
+class ShowAccount(Arguments, frozen=True, kw_only=True):
+    """Name an account."""
+
+    account: Name
+
+
+class ListAccounts(Arguments, frozen=True, kw_only=True):
+    """All of them."""
+
+
+class CreateKey(Arguments, frozen=True, kw_only=True):
+    """Make an API key; limits apply per `period`."""
+
+    account: Name = "default"
+    admin: bool = False
+    description: Text = ""
+    limit_usd: Money | None = None
+    limit_diem: Money | None = None
+    period: LimitPeriod = LimitPeriod.EPOCH
+    privacy: ModelPrivacy = ModelPrivacy.ALL
+    expires_at_ns: int | None = None
+    openai_errors: bool = False
+
+
+class RevokeKey(Arguments, frozen=True, kw_only=True):
+    """End a key."""
+
+    key: Name
+
+
+class ListKeys(Arguments, frozen=True, kw_only=True):
+    """The keys of one account, or all."""
+
+    account: Name | None = None
+
+
+class AccountShown(msgspec.Struct, frozen=True, kw_only=True):
+    """An account, as operators see it; amounts are decimal numbers in text."""
+
+    id: str
+    name: str
+    usd: str
+    diem: str | None
+    """What is left of today; None without an allocation."""
+    diem_per_day: str
+    pro: bool
+    subscription: Subscription
+    disabled: bool
+    tier: Tier
+    features: tuple[str, ...]
+    created_at: str
+
+
+class AccountsShown(msgspec.Struct, frozen=True):
+    """Accounts, oldest first."""
+
+    accounts: tuple[AccountShown, ...]
+
+
+class KeyShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A key, as operators see it; spending is that of the current period."""
+
+    id: str
+    account: str
+    kind: KeyKind
+    description: str
+    last_six: str
+    limit_usd: str | None
+    limit_diem: str | None
+    period: LimitPeriod
+    spent_usd: str
+    spent_diem: str
+    privacy: ModelPrivacy
+    openai_errors: bool
+    expires_at: str | None
+    expired: bool
+    created_at: str
+
+
+class KeyCreated(msgspec.Struct, frozen=True):
+    """A new key and its secret, which is never shown again."""
+
+    key: KeyShown
+    secret: str
+
+
+class KeysShown(msgspec.Struct, frozen=True):
+    """Keys that were not revoked, oldest first."""
+
+    keys: tuple[KeyShown, ...]
+
+
+class KeyRevoked(msgspec.Struct, frozen=True):
+    """The key that ended."""
+
+    id: str

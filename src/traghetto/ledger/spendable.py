@@ -1,0 +1,39 @@
+"""What may be spent, and which of three codes says that it is too little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from traghetto.errors import ErrorCode
+from traghetto.money import NANO_PER_USD, Currency
+
+FLOOR_NANO_USD: Final = NANO_PER_USD // 10
+"""Admission needs 0.10 USD, summed over currencies (contract A.2, code 5)."""
+
+_LIMIT_CODES: Final = {
+    Currency.DIEM: ErrorCode.API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
+    Currency.USD: ErrorCode.API_KEY_USD_SPEND_LIMIT_EXCEEDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spendable:
+    """What could be spent now, in nano_usd; a currency the account does not have is absent.
+
+    Open holds are already subtracted.
+    """
+
+    clamped: dict[Currency, int]
+    """Bounded by the key's limits as well."""
+    unclamped: dict[Currency, int]
+    """By the account alone."""
+
+
+def refusal(spendable: Spendable) -> ErrorCode:
+    """Why less than the floor is spendable: the key's limit, if the account alone would pass."""
+    if sum(spendable.unclamped.values()) >= FLOOR_NANO_USD:
+        for currency, amount in spendable.unclamped.items():
+            if spendable.clamped[currency] < amount:
+                return _LIMIT_CODES[currency]
+    return ErrorCode.INSUFFICIENT_BALANCE

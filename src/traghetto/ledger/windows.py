@@ -1,0 +1,43 @@
+"""Windows of time as row keys: the UTC day of a DIEM allocation and of a key's spending.
+
+Invariant: the current day never moves back within a process, whatever the wall clock does.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from traghetto.clock import Clock
+
+USD_WINDOW: Final = ""
+_DAY_NS: Final = 86_400 * 1_000_000_000
+
+
+def day_window(utc_ns: int) -> str:
+    """The window of the UTC day that holds `utc_ns`, such as `E:2026-11-23`."""
+    return f"E:{datetime.fromtimestamp(utc_ns // 1_000_000_000, UTC):%Y-%m-%d}"
+
+
+def month_of(day: str) -> str:
+    """The month of a day window, such as `2026-11`."""
+    return day[2:9]
+
+
+class Calendar:
+    """Tells the current day window; a step back of the wall clock stays in the later day."""
+
+    __slots__ = ("_clock", "_day", "_ends_ns")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ends_ns = 0
+        self._day = ""
+
+    def today(self) -> str:
+        """The window of the latest UTC day seen so far."""
+        now = self._clock.utc_ns()
+        if now >= self._ends_ns:
+            self._ends_ns = (now // _DAY_NS + 1) * _DAY_NS
+            self._day = day_window(now)
+        return self._day

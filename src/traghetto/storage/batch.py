@@ -1,0 +1,116 @@
+"""What one transaction writes: facts sorted by table, with deltas summed and short holds dropped.
+
+Invariant: balances and key counters move by sums of the very entries written beside them, so a
+projection cannot drift from the journal.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from traghetto.money import Currency
+from traghetto.storage.facts import (
+    FUNDS,
+    AccountSaved,
+    AllocationSet,
+    Entry,
+    EntryKind,
+    Fact,
+    HoldClosed,
+    HoldExtended,
+    HoldOpened,
+    KeySaved,
+    UsageRecorded,
+)
+
+
+class Batch:
+    """The content of one transaction."""
+
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        self._accounts: dict[str, AccountSaved] = {}
+        self._keys: dict[str, KeySaved] = {}
+        self._allocations: dict[str, AllocationSet] = {}
+        self._entries: list[Entry] = []
+        self._balances: defaultdict[tuple[str, Currency, str], int] = defaultdict(int)
+        self._key_spends: defaultdict[tuple[str, Currency, str], int] = defaultdict(int)
+        self._usages: list[UsageRecorded] = []
+        self._opened: dict[str, HoldOpened] = {}
+        self._extended: dict[str, HoldExtended] = {}
+        self._closed: list[HoldClosed] = []
+        takers: dict[type[Any], Callable[[Any], None]] = {
+            AccountSaved: self._take_account,
+            KeySaved: self._take_key,
+            AllocationSet: self._take_allocation,
+            Entry: self._take_entry,
+            UsageRecorded: self._usages.append,
+            HoldOpened: self._take_opened,
+            HoldExtended: self._take_extended,
+            HoldClosed: self._take_closed,
+        }
+        for fact in facts:
+            takers[type(fact)](fact)
+
+    def statements(self) -> Iterator[tuple[str, str]]:
+        """Name of a statement in `queries/write.sql` and its JSON rows, parents before children."""
+        rows: tuple[tuple[str, list[Any]], ...] = (
+            ("save_accounts", list(self._accounts.values())),
+            ("save_keys", [_key_row(key) for key in self._keys.values()]),
+            ("save_allocations", list(self._allocations.values())),
+            ("insert_entries", self._entries),
+            ("move_balances", [(*key, amount) for key, amount in self._balances.items()]),
+            ("add_key_spends", [(*key, amount) for key, amount in self._key_spends.items()]),
+            ("insert_usages", self._usages),
+            ("open_holds", list(self._opened.values())),
+            ("extend_holds", list(self._extended.values())),
+            ("close_holds", self._closed),
+        )
+        for name, values in rows:
+            if values:
+                yield name, _ENCODER.encode(values).decode()
+
+    def _take_account(self, account: AccountSaved) -> None:
+        self._accounts[account.id] = account
+
+    def _take_key(self, key: KeySaved) -> None:
+        self._keys[key.id] = key
+
+    def _take_allocation(self, allocation: AllocationSet) -> None:
+        self._allocations[allocation.account_id] = allocation
+
+    def _take_entry(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        amount = entry.amount if entry.credit == FUNDS else -entry.amount
+        self._balances[entry.account_id, entry.currency, entry.window] += amount
+        if entry.kind is EntryKind.CHARGE and entry.key_id is not None:
+            self._key_spends[entry.key_id, entry.currency, entry.key_window] += entry.amount
+
+    def _take_opened(self, hold: HoldOpened) -> None:
+        self._opened[hold.request_id] = hold
+
+    def _take_extended(self, extension: HoldExtended) -> None:
+        opened = self._opened.get(extension.request_id)
+        if opened is None:
+            self._extended[extension.request_id] = extension
+        else:
+            changed = msgspec.structs.replace(opened, amount=extension.amount)
+            self._opened[extension.request_id] = changed
+
+    def _take_closed(self, closed: HoldClosed) -> None:
+        if self._opened.pop(closed.request_id, None) is None:
+            self._extended.pop(closed.request_id, None)
+            self._closed.append(closed)
+
+
+def _key_row(key: KeySaved) -> list[Any]:
+    """The key as a row; JSON has no bytes, so its digest travels in hexadecimal."""
+    return [
+        value.hex() if isinstance(value, bytes) else value for value in msgspec.structs.astuple(key)
+    ]
+
+
+_ENCODER = msgspec.json.Encoder()

@@ -1,0 +1,230 @@
+"""The books in memory: the store of tests, and the simulated disk of the simulation.
+
+`MemoryDisk` is what survives a crash, `MemoryStore` one process's way of writing to it. Commits
+take time through the event loop (`call_later`), so a simulated loop decides when they happen.
+
+Invariant: it refuses what the SQLite schema refuses (unknown accounts and keys, repeated entries
+and usages), so that a test against memory proves something about the real books.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from traghetto.money import Currency
+from traghetto.storage.connector import Durable, StoreBroken
+from traghetto.storage.facts import (
+    FUNDS,
+    AccountSaved,
+    AllocationSet,
+    BalanceRow,
+    Entry,
+    EntryKind,
+    Fact,
+    HoldClosed,
+    HoldExtended,
+    HoldOpened,
+    KeySaved,
+    KeySpendRow,
+    StoredState,
+    UsageRecorded,
+)
+
+_Cell = tuple[str, Currency, str]
+
+
+class MemoryDisk:
+    """Committed facts, as tables; also a `connector.Snapshot` of themselves."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, AccountSaved] = {}
+        self._keys: dict[str, KeySaved] = {}
+        self._allocations: dict[str, AllocationSet] = {}
+        self._entries: dict[tuple[str, EntryKind, str], Entry] = {}
+        self._usages: dict[str, UsageRecorded] = {}
+        self._balances: defaultdict[_Cell, int] = defaultdict(int)
+        self._key_spends: defaultdict[_Cell, int] = defaultdict(int)
+        self._holds: dict[str, HoldOpened] = {}
+
+    def write(self, facts: Iterable[Fact]) -> None:
+        """Commit `facts`.
+
+        Raises StoreBroken for what the schema of the books refuses. That is a defect of whoever
+        wrote it, and unlike SQLite the disk then keeps the facts before the refused one.
+        """
+        for fact in facts:
+            match fact:
+                case Entry():
+                    self._write_entry(fact)
+                case UsageRecorded():
+                    self._require(fact.request_id not in self._usages, "a second usage record")
+                    self._require(fact.key_id in self._keys, "a key that does not exist")
+                    self._usages[fact.request_id] = fact
+                case HoldOpened():
+                    self._require(fact.key_id in self._keys, "a key that does not exist")
+                    self._require(fact.request_id not in self._holds, "a second hold")
+                    self._holds[fact.request_id] = fact
+                case HoldExtended():
+                    self._extend(fact)
+                case HoldClosed():
+                    self._holds.pop(fact.request_id, None)
+                case AllocationSet():
+                    self._require(fact.account_id in self._accounts, "an unknown account")
+                    self._allocations[fact.account_id] = fact
+                case AccountSaved():
+                    self._accounts[fact.id] = fact
+                case KeySaved():
+                    self._require(fact.account_id in self._accounts, "an unknown account")
+                    self._keys[fact.id] = fact
+
+    def load(self, day: str) -> StoredState:
+        first_of_month = day[:-2] + "01"
+        lifetimes: defaultdict[tuple[str, Currency], int] = defaultdict(int)
+        for (key_id, currency, _), spent in self._key_spends.items():
+            lifetimes[key_id, currency] += spent
+        return StoredState(
+            accounts=tuple(self._accounts.values()),
+            keys=tuple(self._keys.values()),
+            allocations=tuple(self._allocations.values()),
+            balances=tuple(row for row in self.balances() if not row.window or row.window >= day),
+            key_spends=tuple(row for row in self.key_spends() if row.window >= first_of_month),
+            key_lifetimes=tuple(KeySpendRow(*key, "", spent) for key, spent in lifetimes.items()),
+            holds=tuple(self._holds.values()),
+        )
+
+    def accounts(self) -> Iterable[AccountSaved]:
+        return self._accounts.values()
+
+    def allocations(self) -> Iterable[AllocationSet]:
+        return self._allocations.values()
+
+    def entries(self) -> Iterable[Entry]:
+        return self._entries.values()
+
+    def usages(self) -> Iterable[UsageRecorded]:
+        return self._usages.values()
+
+    def balances(self) -> Iterable[BalanceRow]:
+        return [BalanceRow(*cell, amount) for cell, amount in self._balances.items()]
+
+    def key_spends(self) -> Iterable[KeySpendRow]:
+        return [KeySpendRow(*cell, spent) for cell, spent in self._key_spends.items()]
+
+    def holds(self) -> Iterable[HoldOpened]:
+        return self._holds.values()
+
+    def _write_entry(self, entry: Entry) -> None:
+        identity = (entry.request_id, entry.kind, entry.line)
+        self._require(identity not in self._entries, "a repeated entry")
+        self._require(entry.account_id in self._accounts, "an unknown account")
+        self._require(entry.amount > 0, "an entry without an amount")
+        self._require((entry.debit == FUNDS) != (entry.credit == FUNDS), "an entry beside funds")
+        self._entries[identity] = entry
+        amount = entry.amount if entry.credit == FUNDS else -entry.amount
+        self._balances[entry.account_id, entry.currency, entry.window] += amount
+        if entry.kind is EntryKind.CHARGE and entry.key_id is not None:
+            self._require(entry.key_id in self._keys, "a key that does not exist")
+            self._key_spends[entry.key_id, entry.currency, entry.key_window] += entry.amount
+
+    def _extend(self, extension: HoldExtended) -> None:
+        hold = self._holds.get(extension.request_id)
+        if hold is not None:
+            extended = msgspec.structs.replace(hold, amount=extension.amount)
+            self._holds[hold.request_id] = extended
+
+    @staticmethod
+    def _require(condition: bool, otherwise: str) -> None:
+        if not condition:
+            raise StoreBroken(f"the books refuse {otherwise}")
+
+
+def instant() -> float:
+    """A commit that takes one turn of the event loop."""
+    return 0.0
+
+
+class MemoryStore:
+    """Writes to a `MemoryDisk` in groups, one commit at a time; see `connector.Store`."""
+
+    def __init__(
+        self,
+        disk: MemoryDisk | None = None,
+        *,
+        commit_seconds: Callable[[], float] = instant,
+        commit_fails: Callable[[], bool] = bool,
+    ) -> None:
+        """`commit_seconds` is asked for the duration of each commit, `commit_fails` whether it
+        fails at its end (by default never).
+        """
+        self.disk: Final = disk if disk is not None else MemoryDisk()
+        self._commit_seconds = commit_seconds
+        self._commit_fails = commit_fails
+        self._facts: list[Fact] = []
+        self._waiting: Durable | None = None
+        self._committing: tuple[list[Fact], Durable] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: StoreBroken | None = None
+
+    @property
+    def healthy(self) -> bool:
+        return self._failure is None
+
+    def submit(self, facts: Sequence[Fact]) -> Durable:
+        waiting = self._waiting
+        if waiting is None:
+            waiting = Durable(loop=asyncio.get_running_loop())
+            if self._failure is not None:
+                waiting.resolve(self._failure)
+                return waiting
+            self._waiting = waiting
+        self._facts.extend(facts)
+        if self._committing is None:
+            self._start_commit()
+        return waiting
+
+    def load(self, day: str) -> StoredState:
+        return self.disk.load(day)
+
+    def crash(self) -> None:
+        """The process dies: what is not on the disk is lost, and no waiter ever hears of it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._failure = StoreBroken("the process has crashed")
+        self._facts, self._waiting, self._committing = [], None, None
+
+    async def aclose(self) -> None:
+        while self._committing is not None:
+            _, durable = self._committing
+            await asyncio.wait([durable])
+        self._failure = self._failure or StoreBroken("the store is closed")
+
+    def _start_commit(self) -> None:
+        assert self._waiting is not None, "a commit has somebody waiting for it"
+        self._committing = (self._facts, self._waiting)
+        self._facts, self._waiting = [], None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._commit_seconds(), self._end_commit)
+
+    def _end_commit(self) -> None:
+        assert self._committing is not None, "a commit is under way"
+        facts, durable = self._committing
+        self._committing = None
+        try:
+            if self._commit_fails():
+                raise StoreBroken("commit: simulated I/O error")  # noqa: TRY301 - the simulated disk
+            self.disk.write(facts)
+        except StoreBroken as failure:
+            self._failure = failure
+            durable.resolve(failure)
+            if self._waiting is not None:
+                self._waiting.resolve(failure)
+            self._facts, self._waiting = [], None
+            return
+        durable.resolve(None)
+        if self._waiting is not None:
+            self._start_commit()

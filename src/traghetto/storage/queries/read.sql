@@ -1,0 +1,54 @@
+-- Every statement that reads: the start of a gateway, read-only commands, verification.
+
+-- name: accounts
+-- Accounts, oldest first.
+SELECT id, name, is_pro, subscription_required, subscription_active, disabled, tier, features,
+       created_ns
+FROM account ORDER BY created_ns, id;
+
+-- name: keys
+-- API keys, revoked ones included, oldest first.
+SELECT id, account_id, kind, description, last_six, usd_limit, diem_limit, period, model_privacy,
+       expires_ns, openai_errors, digest, created_ns, revoked
+FROM api_key ORDER BY created_ns, id;
+
+-- name: allocations
+-- DIEM per day, of accounts that have or had any.
+SELECT account_id, amount FROM diem_allocation;
+
+-- name: balances_from
+-- USD balances, and DIEM balances of the day ?1 and later.
+SELECT account_id, currency, window, amount FROM balance WHERE window = '' OR window >= ?1;
+
+-- name: balances
+-- Every balance of every window.
+SELECT account_id, currency, window, amount FROM balance;
+
+-- name: key_spends_from
+-- What keys spent per day, from the day ?1 on.
+SELECT key_id, currency, window, spent FROM key_spend WHERE window >= ?1;
+
+-- name: key_spends
+-- What keys spent per day.
+SELECT key_id, currency, window, spent FROM key_spend;
+
+-- name: key_lifetimes
+-- What keys spent altogether.
+SELECT key_id, currency, '', sum(spent) FROM key_spend GROUP BY key_id, currency;
+
+-- name: holds
+-- Holds that nobody has ended.
+SELECT request_id, account_id, key_id, currency, window, key_window, amount, created_ns, expires_ns
+FROM hold;
+
+-- name: entries
+-- The journal, in the order in which it was written.
+SELECT request_id, kind, line, account_id, debit, credit, currency, window, amount, units, key_id,
+       key_window, price_version, created_ns, reason
+FROM entry ORDER BY seq;
+
+-- name: usages
+-- Usage records, in the order in which they were written.
+SELECT request_id, account_id, key_id, model, prompt_tokens, completion_tokens, cached_tokens,
+       reasoning_tokens, basis, streamed, currency, priced, charged, created_ns
+FROM usage ORDER BY seq;
