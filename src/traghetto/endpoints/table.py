@@ -1,0 +1,61 @@
+"""THE ENDPOINT TABLE: every operation that the gateway serves under its bases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from traghetto.catalog.catalog import Catalog
+from traghetto.endpoints.chat import chat_endpoint
+from traghetto.endpoints.models import (
+    compatibility_answer,
+    model_answer,
+    models_answer,
+    traits_answer,
+)
+from traghetto.endpoints.spec import Authentication, Endpoint
+from traghetto.pipeline.exchange import JSON_CONTENT, Exchange
+from traghetto.pipeline.services import Services
+from traghetto.pipeline.stages.authenticate import visible_privacy
+
+STATUS_OK = 200
+
+
+def endpoint_table(services: Services) -> tuple[Endpoint, ...]:
+    """The endpoints of a gateway. Exact paths win over those with a parameter."""
+    return (
+        chat_endpoint(services),
+        _catalog_endpoint(services, "models", "/models", _query(models_answer)),
+        _catalog_endpoint(services, "models_traits", "/models/traits", _query(traits_answer)),
+        _catalog_endpoint(
+            services,
+            "models_compatibility_mapping",
+            "/models/compatibility_mapping",
+            _query(compatibility_answer),
+        ),
+        _catalog_endpoint(services, "model", "/models/{id}", _by_id),
+    )
+
+
+_CatalogAnswer = Callable[[Catalog, Exchange, str, str], bytes]
+"""Takes the catalogue, the exchange, the path parameter and the caller's model privacy."""
+
+
+def _catalog_endpoint(services: Services, name: str, path: str, answer: _CatalogAnswer) -> Endpoint:
+    """A public view of the catalogue; a key only narrows it, and a bad key is ignored (B.3)."""
+
+    async def handle(exchange: Exchange, parameter: str) -> None:
+        privacy = visible_privacy(services, exchange)
+        body = answer(services.fleet.catalog, exchange, parameter, privacy)
+        await exchange.answer(STATUS_OK, (JSON_CONTENT,), body)
+
+    return Endpoint(
+        name=name, method="GET", path=path, handle=handle, authentication=Authentication.OPTIONAL
+    )
+
+
+def _query(answer: Callable[[Catalog, bytes, str], bytes]) -> _CatalogAnswer:
+    return lambda catalog, exchange, _, privacy: answer(catalog, exchange.query, privacy)
+
+
+def _by_id(catalog: Catalog, _: Exchange, model_id: str, privacy: str) -> bytes:
+    return model_answer(catalog, model_id, privacy)

@@ -1,0 +1,52 @@
+"""From failure kinds to codes: one total map per endpoint family."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.errors import Adjunct, ApiError, Code, ErrorCode
+
+CHAT_CODES: Final[dict[FailureKind, Code]] = {
+    FailureKind.UNREACHABLE: ErrorCode.MODEL_OFFLINE,
+    FailureKind.BROKEN: ErrorCode.INFERENCE_FAILED,
+    FailureKind.UNUSABLE: ErrorCode.INFERENCE_FAILED,
+    FailureKind.REDIRECTED: ErrorCode.INFERENCE_FAILED,
+    FailureKind.TIMED_OUT: ErrorCode.REQUEST_TIMEOUT,
+    FailureKind.CONTEXT_EXCEEDED: ErrorCode.TOO_MANY_TOKENS,
+    FailureKind.REJECTED_INPUT: Adjunct.UPSTREAM_REJECTED,
+    FailureKind.TOO_LARGE: ErrorCode.PAYLOAD_TOO_LARGE,
+    FailureKind.REJECTED_CONTENT: ErrorCode.CONTENT_POLICY_VIOLATION,
+    FailureKind.MISCONFIGURED: ErrorCode.MODEL_OFFLINE,
+    FailureKind.OVERLOADED: ErrorCode.MODEL_OVERLOADED,
+    FailureKind.AT_CAPACITY: ErrorCode.MODEL_AT_CAPACITY,
+    FailureKind.OFFLINE: ErrorCode.MODEL_OFFLINE,
+}
+"""Chat: every kind has a code (a test holds the map total)."""
+
+
+def chat_error(failure: EngineFailure, body: dict[str, Any]) -> ApiError:
+    """What the client is told about `failure`; `body` is the caller's own.
+
+    Field names that a backend complains of are passed on only where they exist in that body:
+    everything else in a backend's words stays here.
+    """
+    return ApiError(
+        CHAT_CODES[failure.kind],
+        fields=tuple(field for field in failure.fields if _exists(body, field)),
+        retry_after_seconds=failure.retry_after_seconds,
+        unsupported_feature=failure.kind is FailureKind.REJECTED_INPUT,
+        reason=failure.reason,
+    )
+
+
+def _exists(body: Any, path: str) -> bool:
+    """Whether a dotted path (`messages.0.content`) names something in `body`."""
+    for part in path.split("."):
+        if isinstance(body, dict) and part in body:
+            body = body[part]
+        elif isinstance(body, list) and part.isdecimal() and int(part) < len(body):
+            body = body[int(part)]
+        else:
+            return False
+    return True

@@ -1,0 +1,53 @@
+"""What a chat request can cost at most, and what it did cost: pure functions over prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from traghetto.catalog.model import TextPricing
+from traghetto.ledger.book import ChargeLine
+from traghetto.wire.completion import BackendUsage
+
+BYTES_PER_TOKEN_ESTIMATE = 4
+"""For counting text where a backend reports no usage; an estimate, marked so in the books."""
+
+OUTPUT_SLICE_TOKENS = 512
+"""How far ahead of a stream its hold reaches where holds are extended while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """An upper bound of a request, in tokens and nano_usd."""
+
+    pricing: TextPricing
+    prompt_tokens: int
+    output_tokens: int
+    nano_usd: int
+
+
+def quote_chat(pricing: TextPricing, prompt_tokens: int, output_tokens: int) -> Quote:
+    """The bound that a hold covers: every prompt token at the dearest price it can have."""
+    inputs = (pricing.input, pricing.cache_input, pricing.cache_write)
+    bound = max(price.ceiling(prompt_tokens) for price in inputs)
+    bound += pricing.output.ceiling(output_tokens)
+    return Quote(pricing, prompt_tokens, output_tokens, bound)
+
+
+def charge_lines(pricing: TextPricing, usage: BackendUsage) -> tuple[ChargeLine, ...]:
+    """The lines of a charge, each rounded once; an answer without output has none (A.4)."""
+    if not usage.completion_tokens:
+        return ()
+    cached = min(usage.cached_tokens, usage.prompt_tokens)
+    lines = (
+        ("prompt", usage.prompt_tokens - cached, pricing.input),
+        ("cached_prompt", cached, pricing.cache_input),
+        ("completion", usage.completion_tokens, pricing.output),
+    )
+    return tuple(
+        ChargeLine(kind, units, price.times(units)) for kind, units, price in lines if units
+    )
+
+
+def estimated_tokens(utf8_bytes: int) -> int:
+    """Tokens of a text of that size, by the rule of thumb for texts nobody counted."""
+    return -(-utf8_bytes // BYTES_PER_TOKEN_ESTIMATE)

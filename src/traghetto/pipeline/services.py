@@ -1,0 +1,47 @@
+"""What the stages work with: built once in `app.py`, shared by every request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from traghetto.accounts.directory import Directory
+from traghetto.catalog.catalog import Catalog
+from traghetto.clock import Clock
+from traghetto.engines.pool import ModelPool
+from traghetto.ledger.book import Book
+from traghetto.limits.budget import FailedRequestBudget
+from traghetto.limits.concurrency import Gate
+from traghetto.limits.rates import RateLimiter
+from traghetto.pipeline.exchange import Header
+from traghetto.pipeline.stages.receive import BodiesInFlight
+from traghetto.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The models now served, with what serves them; replaced as a whole by a reload."""
+
+    catalog: Catalog
+    pools: Mapping[str, ModelPool]
+    """By model id; a model without a pool is served by nothing yet."""
+    gates: Mapping[str, Gate]
+    """By model id."""
+    headers: Mapping[str, tuple[Header, ...]]
+    """By model id: what an answer says about the model (contract B.1.8)."""
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of a running gateway that a request meets. Only `fleet` is ever replaced."""
+
+    settings: Settings
+    clock: Clock
+    directory: Directory
+    book: Book
+    rates: RateLimiter
+    budget: FailedRequestBudget
+    bodies: BodiesInFlight
+    fleet: Fleet
+    stop: Callable[[str], None]
+    """Stops the process because the store can no longer be trusted; takes the reason."""

@@ -1,0 +1,119 @@
+"""Who is calling: payment headers, credentials, failed-request budget, state of the account.
+
+Contract A.3, steps 5 to 9. Failures before an account is known are charged to the address.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from traghetto.accounts.values import Account, ApiKey, KeyKind, ModelPrivacy
+from traghetto.errors import Adjunct, ApiError, ErrorCode
+from traghetto.limits.budget import address_bucket, key_bucket
+from traghetto.money import Currency, format_usd
+from traghetto.pipeline.exchange import Exchange
+from traghetto.pipeline.services import Services
+
+PAYMENT_HEADERS: Final = frozenset({b"payment-signature", b"x-402-payment", b"x-payment"})
+_BUCKET_PART_CHARACTERS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated caller whose account may use the API."""
+
+    key: ApiKey
+    account: Account
+    bucket: str
+    """The failed-request budget this request counts in."""
+
+
+def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -> Caller:
+    """The caller, with its balance and budget headers put on the answer.
+
+    Raises ApiError: PAYMENT_HEADER_NOT_ACCEPTED, AUTHENTICATION_FAILED, FAILED_REQUEST_BUDGET,
+    API_ACCESS_DISABLED, AUTHENTICATION_FAILED_INACTIVE_KEY.
+    """
+    anonymous = address_bucket(exchange.client_address)
+    if any(name in PAYMENT_HEADERS for name, _ in exchange.headers):
+        raise _counted(services, anonymous, Adjunct.PAYMENT_HEADER_NOT_ACCEPTED)
+    authorization = exchange.header(b"authorization")
+    if authorization is None:
+        raise ApiError(Adjunct.NO_CREDENTIALS)
+    found = _holder(services, authorization)
+    if found is None:
+        raise _counted(services, anonymous, ErrorCode.AUTHENTICATION_FAILED)
+    key, account = found
+    exchange.openai_errors = key.openai_errors
+    bucket = _request_bucket(key.id, body)
+    services.budget.check(bucket)
+    exchange.answer_headers += services.budget.headers(bucket)
+    exchange.answer_headers += balance_headers(services, key, account)
+    if account.disabled:
+        raise _counted(services, bucket, ErrorCode.API_ACCESS_DISABLED)
+    if account.subscription_required and not account.subscription_active:
+        raise _counted(services, bucket, ErrorCode.AUTHENTICATION_FAILED_INACTIVE_KEY)
+    return Caller(key, account, bucket)
+
+
+def require_admin(services: Services, exchange: Exchange) -> None:
+    """Raises ApiError unless the exchange carries a valid admin key."""
+    authorization = exchange.header(b"authorization")
+    if authorization is None:
+        raise ApiError(Adjunct.NO_CREDENTIALS)
+    anonymous = address_bucket(exchange.client_address)
+    found = _holder(services, authorization)
+    if found is None:
+        raise _counted(services, anonymous, ErrorCode.AUTHENTICATION_FAILED)
+    if found[0].kind is not KeyKind.ADMIN:
+        raise _counted(services, anonymous, Adjunct.ADMIN_KEY_REQUIRED)
+
+
+def visible_privacy(services: Services, exchange: Exchange) -> str:
+    """The model privacy that a public view is narrowed to; a bad key is as good as none."""
+    authorization = exchange.header(b"authorization")
+    found = None if authorization is None else _holder(services, authorization)
+    return ModelPrivacy.ALL.value if found is None else found[0].model_privacy.value
+
+
+def _holder(services: Services, authorization: bytes) -> tuple[ApiKey, Account] | None:
+    """Whose key an `Authorization` header carries; None for another scheme or a bad key."""
+    scheme, _, secret = authorization.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer":
+        return None
+    return services.directory.authenticate(secret.strip())
+
+
+def balance_headers(services: Services, key: ApiKey, account: Account) -> list[tuple[bytes, bytes]]:
+    """What the key could spend before this request, per currency the account has (contract C.1)."""
+    spendable = services.book.spendable(account.id, key.id, key.limits)
+    return [
+        (name, format_usd(max(0, amount)).encode())
+        for name, currency in _BALANCE_HEADERS
+        if (amount := spendable.clamped.get(currency)) is not None
+    ]
+
+
+_BALANCE_HEADERS: Final = (
+    (b"x-venice-balance-usd", Currency.USD),
+    (b"x-venice-balance-diem", Currency.DIEM),
+)
+
+
+def _counted(services: Services, bucket: str, code: Adjunct | ErrorCode) -> ApiError:
+    """The refusal for `code`, or the block if this bucket has had too many; counts it."""
+    services.budget.check(bucket)
+    error = ApiError(code)
+    services.budget.count(bucket, error)
+    return error
+
+
+def _request_bucket(key_id: str, body: dict[str, Any]) -> str:
+    """A key's budget is split by `model` and `user`, so that one bad caller of an application
+    does not block the others (contract C.3.3)."""
+    parts = [key_bucket(key_id)]
+    for member in ("model", "user"):
+        value = body.get(member)
+        parts.append(value[:_BUCKET_PART_CHARACTERS_MAX] if isinstance(value, str) else "")
+    return "\n".join(parts)

@@ -1,0 +1,216 @@
+"""Inference and the answer (contract A.3, step 19; B.1.5 to B.1.7).
+
+The answer is written inside the context of the settlement: whatever happens here, the hold ends
+exactly once. Two gates order promises after durability: a stream's first byte waits until its hold
+is on disk, and nothing that says "complete" is sent before the charge is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+from traghetto.catalog.model import Model
+from traghetto.engines.failures import EngineFailure
+from traghetto.engines.pool import ModelPool
+from traghetto.errors import ApiError, ErrorCode, render_stream_error
+from traghetto.pipeline.answer import (
+    completion_id,
+    cost_member,
+    public_choices,
+    usage_member,
+    whole_answer,
+)
+from traghetto.pipeline.exchange import JSON_CONTENT, ClientGone, Exchange
+from traghetto.pipeline.failures import chat_error
+from traghetto.pipeline.keepalive import StreamWriter
+from traghetto.pipeline.quote import estimated_tokens
+from traghetto.pipeline.relay import Relay
+from traghetto.pipeline.services import Services
+from traghetto.pipeline.stages.parse import ChatJob
+from traghetto.pipeline.stages.settle import Settlement
+from traghetto.storage.connector import StoreBroken
+from traghetto.wire.completion import Completion
+
+_EVENT_STREAM: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What inference and the answer need."""
+
+    services: Services
+    exchange: Exchange
+    body: dict[str, Any]
+    """The caller's own, for naming fields that a backend refused."""
+    job: ChatJob
+    model: Model
+    pool: ModelPool
+    principal: str
+
+
+async def execute(execution: Execution, settlement: Settlement) -> None:
+    """Run the job, end its hold, and send the answer.
+
+    Raises ApiError for a failure before the first byte, and ClientGone.
+    """
+    try:
+        if execution.job.request.stream:
+            await _answer_stream(execution, settlement)
+        else:
+            await _answer_whole(execution, settlement)
+    finally:
+        settlement.void()
+
+
+async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
+    job, exchange = execution.job, execution.exchange
+    try:
+        with exchange.watch_disconnect():
+            completion = await execution.pool.complete(job.call, execution.principal)
+    except EngineFailure as failure:
+        raise chat_error(failure, execution.body) from failure
+    limit = settlement.output_tokens_bound
+    reported = completion.usage
+    over_limit = reported is not None and reported.completion_tokens > limit
+    choices = public_choices(completion, job.request, over_limit=over_limit)
+    if choices is None:
+        raise ApiError(
+            ErrorCode.INFERENCE_FAILED, reason="the backend's finish reason says it gave up"
+        )
+    settled = settlement.complete(reported, _counted_output(completion))
+    await _durable(settled.durable)
+    body = whole_answer(
+        request_id=exchange.request_id,
+        created=exchange.clock.utc_ns() // 1_000_000_000,
+        model=execution.model.id,
+        request=job.request,
+        choices=choices,
+        settled=settled,
+    )
+    await exchange.answer(200, (JSON_CONTENT,), body)
+
+
+def _counted_output(completion: Completion) -> int:
+    """Tokens of an answer whose backend reported none: an estimate from the size of its text."""
+    return estimated_tokens(completion.output_bytes)
+
+
+async def _durable(written: asyncio.Future[None] | None) -> None:
+    """Wait until a hold or charge is on disk: before that nothing may be promised.
+
+    None stands for a request that costs nothing: it has no hold and no charge.
+    """
+    if written is None:
+        return
+    try:
+        # Batches share one future: a cancelled request must not cancel it for the others.
+        await asyncio.shield(written)
+    except StoreBroken as broken:
+        raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken") from broken
+
+
+async def _answer_stream(execution: Execution, settlement: Settlement) -> None:
+    exchange, job = execution.exchange, execution.job
+    relay = Relay(
+        completion_id=completion_id(exchange.request_id),
+        created=exchange.clock.utc_ns() // 1_000_000_000,
+        model=execution.model.id,
+        choices_max=job.request.n,
+        tokens_max=job.request.max_tokens,
+        strip_thinking=job.request.venice.strips_thinking,
+    )
+    delivery = _Delivery(execution, settlement, relay)
+    try:
+        with exchange.watch_disconnect():
+            try:
+                await delivery.relay_all()
+            except EngineFailure as failure:
+                await delivery.fail(failure)
+            else:
+                await delivery.finish()
+    except (ClientGone, asyncio.CancelledError):
+        # A shutdown that runs out of patience ends here too: the client has what it has.
+        if not settlement.ended:
+            settlement.client_left(relay.usage, delivery.delivered_output)
+        raise
+    finally:
+        delivery.writer.close()
+
+
+class _Delivery:
+    """One stream on its way to the client."""
+
+    def __init__(self, execution: Execution, settlement: Settlement, relay: Relay) -> None:
+        self._execution = execution
+        self._exchange = execution.exchange
+        self._settlement = settlement
+        self._relay = relay
+        self.writer = StreamWriter(self._exchange, execution.services.settings.stream_ping_seconds)
+        self.delivered_output = 0
+        """Output tokens in the frames that the connection has taken."""
+
+    async def relay_all(self) -> None:
+        """Relay the backend's events until its stream ends; raises EngineFailure if it breaks."""
+        execution, relay, hold = self._execution, self._relay, self._settlement.hold
+        # The hold goes to disk while the model reads its prompt.
+        hold_durable = None if hold is None else hold.durable()
+        stream = await execution.pool.open_stream(execution.job.call, execution.principal)
+        try:
+            await _durable(hold_durable)
+            async for payloads in stream:
+                frames = relay.feed(payloads)
+                if frames:
+                    await self._send(frames)
+                if relay.failure is not None:
+                    raise relay.failure
+                if not self._settlement.covers(relay.output_tokens):
+                    relay.stop_at_limit()
+                if relay.complete or relay.limited:
+                    return
+        finally:
+            await stream.aclose()
+        relay.backend_ended()
+        if relay.failure is not None:
+            raise relay.failure
+
+    async def finish(self) -> None:
+        """Charge, then say that the answer is complete."""
+        relay, settlement = self._relay, self._settlement
+        settled = settlement.complete(relay.usage, relay.output_tokens)
+        try:
+            await _durable(settled.durable)
+        except ApiError as error:
+            await self._break(error)
+            self._execution.services.stop("a charge could not be made durable")
+            return
+        frames = relay.terminal_frames(usage_member(settled.tokens), cost_member(settled))
+        await self._send(frames, more=False)
+
+    async def fail(self, failure: EngineFailure) -> None:
+        """End a broken stream: an HTTP error if nothing was sent, else an error frame."""
+        self._settlement.broken(self._relay.usage, self.delivered_output)
+        error = chat_error(failure, self._execution.body)
+        if not self._exchange.response_started:
+            raise error from failure
+        error.__cause__ = failure
+        await self._break(error)
+
+    async def _break(self, error: ApiError) -> None:
+        """The error frame and `[DONE]`; the edge is told, so that it logs and counts the error."""
+        if not self._exchange.response_started:
+            raise error
+        frame = render_stream_error(error, self._exchange.request_id)
+        await self.writer.write(frame, more=False)
+        self._exchange.stream_error = error
+
+    async def _send(self, frames: bytes, *, more: bool = True) -> None:
+        if not self._exchange.response_started:
+            await self._exchange.start(200, _EVENT_STREAM)
+        await self.writer.write(frames, more=more)
+        self.delivered_output = self._relay.output_tokens

@@ -1,0 +1,87 @@
+"""The request as a typed value that fits the model (contract A.3, step 14)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from traghetto.engines.failures import EngineFailure
+from traghetto.engines.pool import ModelPool
+from traghetto.engines.protocols import ChatCall
+from traghetto.errors import ApiError, ErrorCode
+from traghetto.pipeline.failures import chat_error
+from traghetto.pipeline.stages.resolve import ModelChoice
+from traghetto.wire.chat import (
+    ChatRequest,
+    check_capabilities,
+    check_max_tokens,
+    engine_body_for,
+    parse_chat,
+    rewrite,
+)
+
+TEMPLATE_TOKENS_PER_MESSAGE = 16
+"""Generous room for what a chat template adds around one message, in the bound of a prompt."""
+OUTPUT_TOKENS_ASSUMED = 8192
+"""Bound of an answer where neither the request nor the model's entry has one."""
+TEMPLATE_TOKENS = 256
+"""Room for what a template adds once (tool preambles, generation prompt)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatJob:
+    """A validated chat request, ready for an engine, with the bounds its hold needs."""
+
+    request: ChatRequest
+    call: ChatCall
+    prompt_tokens: int | None
+    """Exact, where the engine can count before inference."""
+    prompt_tokens_bound: int
+    output_tokens_bound: int
+    """Of all choices together."""
+
+
+async def parse(
+    body: dict[str, Any], choice: ModelChoice, pool: ModelPool, request_id: str
+) -> ChatJob:
+    """The job that `body` asks of the chosen model.
+
+    Raises ApiError: INVALID_REQUEST with every violation, TOO_MANY_TOKENS where the engine has an
+    exact count.
+    """
+    model = choice.model
+    request = parse_chat(rewrite(body), choice.suffix)
+    check_max_tokens(request, model.max_completion_tokens)
+    check_capabilities(request, model.capabilities)
+    call = ChatCall(
+        request_id, engine_body_for(request, model.capabilities), request.prompt_cache_key
+    )
+    prompt_tokens = await _exact_prompt_tokens(pool, call, body)
+    context = model.context_tokens
+    # Without an explicit bound a model may answer with whatever room is left; it needs some.
+    wanted = request.max_tokens or 1
+    if prompt_tokens is not None and context is not None and prompt_tokens + wanted > context:
+        raise ApiError(ErrorCode.TOO_MANY_TOKENS)
+    messages = len(call.body["messages"])
+    bound = request.prompt_bytes + messages * TEMPLATE_TOKENS_PER_MESSAGE + TEMPLATE_TOKENS
+    return ChatJob(
+        request,
+        call,
+        prompt_tokens,
+        prompt_tokens_bound=bound if prompt_tokens is None else prompt_tokens,
+        output_tokens_bound=request.n * _output_bound(request, choice),
+    )
+
+
+async def _exact_prompt_tokens(pool: ModelPool, call: ChatCall, body: dict[str, Any]) -> int | None:
+    try:
+        return await pool.count_prompt_tokens(call)
+    except EngineFailure as failure:
+        raise chat_error(failure, body) from failure
+
+
+def _output_bound(request: ChatRequest, choice: ModelChoice) -> int:
+    """The most tokens one choice can have: asked for, the model's maximum, or its context."""
+    model = choice.model
+    bounds = (request.max_tokens, model.max_completion_tokens, model.context_tokens)
+    return next((bound for bound in bounds if bound is not None), OUTPUT_TOKENS_ASSUMED)

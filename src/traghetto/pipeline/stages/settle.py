@@ -1,0 +1,185 @@
+"""How a request's hold ends: charged once or voided once, whatever happens.
+
+Who pays (contract A.4):
+- a complete answer: the backend's usage, or our count where it reports none;
+- a client that leaves a stream: the prompt and the output its socket accepted;
+- a stream broken by the backend or by us: the last usage the backend reported, capped by what was
+  delivered, else nothing;
+- anything that fails before the first output: nothing.
+
+Decisions are synchronous; only their durability is awaited. So no cancellation can come between
+deciding and recording, and none can end a hold twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from traghetto.catalog.model import Model
+from traghetto.ledger.book import Basis, Charge, Hold, Usage
+from traghetto.limits.rates import Admission
+from traghetto.money import Currency
+from traghetto.pipeline.quote import (
+    OUTPUT_SLICE_TOKENS,
+    Quote,
+    charge_lines,
+    estimated_tokens,
+    quote_chat,
+)
+from traghetto.pipeline.services import Services
+from traghetto.pipeline.stages.authenticate import Caller
+from traghetto.pipeline.stages.parse import ChatJob
+from traghetto.wire.completion import BackendUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a request cost, and when that is on disk."""
+
+    tokens: BackendUsage
+    nano_usd: int
+    currency: Currency | None
+    """None for a request that costs nothing by its price list."""
+    durable: asyncio.Future[None] | None
+    """None where nothing was promised that must survive."""
+
+
+class Settlement:
+    """The end of one request's hold. The first of `complete`, `client_left`, `broken` and `void`
+    ends it; `void` afterwards does nothing, so that it can stand in a `finally`."""
+
+    def __init__(
+        self,
+        services: Services,
+        caller: Caller,
+        model: Model,
+        job: ChatJob,
+        *,
+        quote: Quote,
+        hold: Hold | None,
+        admission: Admission,
+    ) -> None:
+        """`hold` is None for a model whose every price is 0: it is metered, not charged."""
+        self._services = services
+        self._caller = caller
+        self._model = model
+        self._job = job
+        self._quote = quote
+        self._admission = admission
+        self.hold = hold
+        self.ended = False
+
+    @property
+    def output_tokens_bound(self) -> int:
+        """The most output tokens that were asked for, of all choices together."""
+        return self._quote.output_tokens
+
+    def covers(self, output_tokens: int) -> bool:
+        """Whether a stream may go on after `output_tokens`: its hold reaches one slice further,
+        or could be extended so far. Only `overdraft = "never"` takes holds that need extending.
+        """
+        hold = self.hold
+        if hold is None or self._services.settings.overdraft != "never":
+            return True
+        pricing = self._quote.pricing
+        needed = quote_chat(
+            pricing, self._quote.prompt_tokens, output_tokens + OUTPUT_SLICE_TOKENS // 2
+        ).nano_usd
+        if needed <= hold.amount_nano_usd:
+            return True
+        return hold.extend(pricing.output.ceiling(OUTPUT_SLICE_TOKENS))
+
+    def complete(self, reported: BackendUsage | None, counted_output: int) -> Settled:
+        """Charge a complete answer."""
+        if reported is None or not self._is_plausible(reported):
+            return self._charge(self._counted(counted_output), Basis.COUNTED)
+        return self._charge(self._within_bounds(reported), Basis.BACKEND)
+
+    def client_left(self, reported: BackendUsage | None, delivered_output: int) -> None:
+        """Charge what a client that left a stream had received; nothing received is free."""
+        if not delivered_output:
+            self.void()
+        elif reported is not None and self._is_plausible(reported):
+            self._charge(_capped(reported, delivered_output), Basis.BACKEND)
+        else:
+            self._charge(self._counted(delivered_output), Basis.COUNTED)
+
+    def broken(self, reported: BackendUsage | None, delivered_output: int) -> None:
+        """Charge a stream that did not end properly, by usage the backend reported, or not at
+        all."""
+        if delivered_output and reported is not None and self._is_plausible(reported):
+            self._charge(_capped(reported, delivered_output), Basis.BACKEND)
+        else:
+            self.void()
+
+    def void(self) -> None:
+        """Charge nothing, unless the hold has already ended."""
+        if self.ended:
+            return
+        self.ended = True
+        self._admission.correct(0)
+        if self.hold is not None:
+            self.hold.void()
+
+    def keep_for_recovery(self) -> None:
+        """Leave the hold open: the store failed, and the next start decides what becomes of it."""
+        self.ended = True
+
+    def _charge(self, tokens: BackendUsage, basis: Basis) -> Settled:
+        assert not self.ended, "a hold ends exactly once"
+        self.ended = True
+        self._admission.correct(
+            tokens.prompt_tokens - tokens.cached_tokens + tokens.completion_tokens
+        )
+        usage = Usage(
+            request_id=self._job.call.request_id,
+            account_id=self._caller.account.id,
+            key_id=self._caller.key.id,
+            model=self._model.id,
+            prompt_tokens=tokens.prompt_tokens,
+            completion_tokens=tokens.completion_tokens,
+            cached_tokens=tokens.cached_tokens,
+            reasoning_tokens=tokens.reasoning_tokens,
+            basis=basis,
+            streamed=self._job.request.stream,
+            created_ns=self._services.clock.utc_ns(),
+        )
+        if self.hold is None:
+            self._services.book.record_free(usage)
+            return Settled(tokens, 0, None, None)
+        lines = charge_lines(self._quote.pricing, tokens)
+        receipt = self.hold.settle(Charge(lines, usage))
+        return Settled(tokens, receipt.charged_nano_usd, self.hold.currency, receipt.durable)
+
+    def _is_plausible(self, usage: BackendUsage) -> bool:
+        """Whether reported usage can be believed: no prompt is longer than its bytes (with room
+        for the template) or than the model's context."""
+        bound = max(self._quote.prompt_tokens, self._model.context_tokens or 0)
+        return usage.prompt_tokens <= bound
+
+    def _within_bounds(self, usage: BackendUsage) -> BackendUsage:
+        """Reported usage, with the output capped by what was asked for."""
+        return _capped(usage, self._quote.output_tokens)
+
+    def _counted(self, output_tokens: int) -> BackendUsage:
+        prompt = self._job.prompt_tokens
+        if prompt is None:
+            prompt = estimated_tokens(self._job.request.prompt_bytes)
+        return BackendUsage(
+            prompt_tokens=prompt,
+            completion_tokens=min(output_tokens, self._quote.output_tokens),
+            cached_tokens=0,
+            reasoning_tokens=0,
+        )
+
+
+def _capped(usage: BackendUsage, output_tokens: int) -> BackendUsage:
+    if usage.completion_tokens <= output_tokens:
+        return usage
+    return BackendUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=output_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=min(usage.reasoning_tokens, output_tokens),
+    )
