@@ -10,11 +10,12 @@ is sent to the configured origin only and appears in no log, repr or exception.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -161,8 +162,29 @@ async def read_prefix(response: aiohttp.ClientResponse, bytes_max: int) -> bytes
     return body[:bytes_max]
 
 
+class _ResponseHandler(ResponseHandler):
+    """Also fails the body when its bytes stop being HTTP.
+
+    The library (3.14) fails only the next answer then, and whoever reads the body of this one
+    would wait for ever.
+    """
+
+    def set_exception(self, exc: BaseException, *causes: BaseException) -> None:
+        body = self._payload
+        super().set_exception(exc, *causes)
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the body is not HTTP"))
+
+
 class _Connector(aiohttp.TCPConnector):
     """Remembers, for the current task, whether its request opened a new connection."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = cast(
+            "functools.partial[ResponseHandler]",
+            functools.partial(_ResponseHandler, loop=self._loop),
+        )
 
     async def _create_connection(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
