@@ -203,7 +203,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "last"
     hold_seconds_max: Annotated[
-        int, Meta(ge=60, le=_DAY, description="Life of a hold on funds, in seconds.")
+        int,
+        Meta(ge=60, le=_DAY, description="Life of a hold on funds, and of a stream, in seconds."),
     ] = 900
     crash_policy: Annotated[
         Literal["void"],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from traghetto.catalog.model import Model
-from traghetto.engines.failures import EngineFailure
+from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.pool import ModelPool
 from traghetto.errors import ApiError, ErrorCode, render_stream_error
 from traghetto.pipeline.answer import (
@@ -38,6 +38,9 @@ _EVENT_STREAM: Final = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+SETTLE_SECONDS: Final = 10.0
+"""Time left to a hold when its stream is ended for its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ async def _answer_stream(execution: Execution, settlement: Settlement) -> None:
     try:
         with exchange.watch_disconnect():
             try:
-                await delivery.relay_all()
+                await delivery.relay_within(execution.services.settings.hold_seconds_max)
             except EngineFailure as failure:
                 await delivery.fail(failure)
             else:
@@ -155,8 +158,20 @@ class _Delivery:
         self.delivered_output = 0
         """Output tokens in the frames that the connection has taken."""
 
-    async def relay_all(self) -> None:
-        """Relay the backend's events until its stream ends; raises EngineFailure if it breaks."""
+    async def relay_within(self, hold_seconds: float) -> None:
+        """Relay until the backend's stream ends; raises EngineFailure if it breaks.
+
+        No stream outlives its hold: one that would is ended while it can still be settled.
+        """
+        try:
+            async with asyncio.timeout(hold_seconds - SETTLE_SECONDS):
+                await self._relay_all()
+        except TimeoutError:
+            raise EngineFailure(
+                FailureKind.TIMED_OUT, "the stream lasted as long as a hold"
+            ) from None
+
+    async def _relay_all(self) -> None:
         execution, relay, hold = self._execution, self._relay, self._settlement.hold
         # The hold goes to disk while the model reads its prompt.
         hold_durable = None if hold is None else hold.durable()

@@ -122,10 +122,6 @@ class Settlement:
         if self.hold is not None:
             self.hold.void()
 
-    def keep_for_recovery(self) -> None:
-        """Leave the hold open: the store failed, and the next start decides what becomes of it."""
-        self.ended = True
-
     def _charge(self, tokens: BackendUsage, basis: Basis) -> Settled:
         assert not self.ended, "a hold ends exactly once"
         self.ended = True
