@@ -76,6 +76,14 @@ class Catalog:
         """The model with exactly that id."""
         return self._by_id.get(model_id)
 
+    def listed(self, kind: str, model_privacy: str = "ALL") -> list[Model]:
+        """The models of `listing`."""
+        return [
+            model
+            for model in self.models
+            if _is_listed(model, kind) and model.admits(model_privacy)
+        ]
+
     def listing(self, kind: str, model_privacy: str = "ALL") -> bytes:
         """The answer of `GET /models?type=`: `kind` is one of `LISTING_TYPES`."""
         return self._listings[kind, model_privacy]
@@ -98,9 +106,7 @@ class Catalog:
                 "object": "list",
                 "type": kind,
                 "data": [
-                    msgspec.Raw(self._objects[model.id])
-                    for model in self.models
-                    if _is_listed(model, kind) and model.admits(privacy)
+                    msgspec.Raw(self._objects[model.id]) for model in self.listed(kind, privacy)
                 ],
             }
         )

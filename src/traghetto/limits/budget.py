@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final
 
 from traghetto.clock import Clock
@@ -65,8 +65,8 @@ class _Budget:
         self._block_seconds = block_seconds
         self._buckets_max = buckets_max
         # Ordered by the latest failure, and by the end of the block.
-        self.failures: dict[str, deque[float]] = {}
-        self.blocks: dict[str, float] = {}
+        self.failures: OrderedDict[str, deque[float]] = OrderedDict()
+        self.blocks: OrderedDict[str, float] = OrderedDict()
 
     def blocked_until(self, bucket: str, now: float) -> float | None:
         """When the block of `bucket` ends, or None."""

@@ -11,6 +11,7 @@ takes constant time. The numbers are those of contract C.3.1.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -54,6 +55,24 @@ TIERS: Final[Mapping[Tier, Mapping[SizeClass, RateNumbers]]] = {
 _TYPE: Final[Header] = (b"x-ratelimit-type", b"user")
 
 
+class _Limits:
+    """Limits in force for a tier and size class, with the headers that never change."""
+
+    __slots__ = ("headers", "requests_max", "tokens_max")
+
+    def __init__(self, numbers: RateNumbers) -> None:
+        self.requests_max = numbers.requests_per_minute
+        self.tokens_max = numbers.tokens_per_minute
+        self.headers: list[Header] = [
+            (name, b"%d" % limit)
+            for name, limit in (
+                (b"x-ratelimit-limit-requests", self.requests_max),
+                (b"x-ratelimit-limit-tokens", self.tokens_max),
+            )
+            if limit is not None
+        ]
+
+
 class _Window:
     """What one key used in its current window."""
 
@@ -69,13 +88,11 @@ class _Window:
 class Admission:
     """A request that was let in: it knows its headers, and corrects its tokens."""
 
-    __slots__ = ("_limiter", "_numbers", "_tokens", "_window")
+    __slots__ = ("_limiter", "_limits", "_tokens", "_window")
 
-    def __init__(
-        self, limiter: RateLimiter, numbers: RateNumbers, window: _Window, tokens: int
-    ) -> None:
+    def __init__(self, limiter: RateLimiter, limits: _Limits, window: _Window, tokens: int) -> None:
         self._limiter = limiter
-        self._numbers = numbers
+        self._limits = limits
         self._window = window
         self._tokens = tokens
 
@@ -86,7 +103,7 @@ class Admission:
 
     def headers(self) -> list[Header]:
         """The `x-ratelimit-*` headers of an answer; empty where nothing is limited."""
-        return self._limiter.headers(self._numbers, self._window)
+        return self._limiter.headers(self._limits, self._window)
 
 
 class RateLimiter:
@@ -107,11 +124,17 @@ class RateLimiter:
         self._live_resets = reset_style == "live"
         self._windows_max = windows_max
         # Ordered by end: all windows are equally long, and a new one goes to the back.
-        self._windows: dict[tuple[str, str], _Window] = {}
+        # (An OrderedDict, because finding the front of a dict gets slow as the front is deleted.)
+        self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
         self._numbers = {
             tier: {**classes, **(own_numbers or {})} for tier, classes in TIERS.items()
         }
-        self._unlimited = Admission(self, RateNumbers(), _Window(0.0), 0)
+        self._limits = {
+            (tier, size_class): _Limits(numbers)
+            for tier, classes in self._numbers.items()
+            for size_class, numbers in classes.items()
+        }
+        self._unlimited = Admission(self, _Limits(RateNumbers()), _Window(0.0), 0)
 
     def __len__(self) -> int:
         """How many windows are remembered."""
@@ -137,44 +160,45 @@ class RateLimiter:
         """
         if not self._enabled:
             return self._unlimited
-        numbers = self._numbers[tier][size_class]
-        requests_max, tokens_max = numbers.requests_per_minute, numbers.tokens_per_minute
+        limits = self._limits[tier, size_class]
+        requests_max, tokens_max = limits.requests_max, limits.tokens_max
         if requests_max is None and tokens_max is None:
             return self._unlimited
         window = self._window((account_id, model_id))
         if requests_max is not None and window.requests >= requests_max:
-            raise self._refusal(numbers, window, "requests per minute")
+            raise self._refusal(limits, window, "requests per minute")
         tokens = 0
         if tokens_max is not None:
             tokens = min(tokens_bound, tokens_max)
             if window.tokens + tokens > tokens_max:
-                raise self._refusal(numbers, window, "tokens per minute")
+                raise self._refusal(limits, window, "tokens per minute")
         window.requests += 1
         window.tokens += tokens
-        return Admission(self, numbers, window, tokens)
+        return Admission(self, limits, window, tokens)
 
-    def headers(self, numbers: RateNumbers, window: _Window) -> list[Header]:
+    def headers(self, limits: _Limits, window: _Window) -> list[Header]:
         """The state of `window`: integers, in the units of the configured style."""
-        answer: list[Header] = []
-        if not self._enabled:
-            return answer
+        if not limits.headers:
+            return []
         seconds = max(0.0, window.end - self._clock.monotonic())
         reset_ns = self._clock.utc_ns() + int(seconds * 1e9)
-        if numbers.requests_per_minute is not None:
-            limit = numbers.requests_per_minute
-            reset = reset_ns // 1_000_000 if self._live_resets else -(-reset_ns // 1_000_000_000)
+        if self._live_resets:
+            requests_reset = tokens_reset = reset_ns // 1_000_000
+        else:
+            requests_reset = -(-reset_ns // 1_000_000_000)
+            tokens_reset = math.ceil(seconds)
+        answer = [*limits.headers]
+        if limits.requests_max is not None:
+            remaining = max(0, limits.requests_max - window.requests)
             answer += (
-                (b"x-ratelimit-limit-requests", b"%d" % limit),
-                (b"x-ratelimit-remaining-requests", b"%d" % max(0, limit - window.requests)),
-                (b"x-ratelimit-reset-requests", b"%d" % reset),
+                (b"x-ratelimit-remaining-requests", b"%d" % remaining),
+                (b"x-ratelimit-reset-requests", b"%d" % requests_reset),
             )
-        if numbers.tokens_per_minute is not None:
-            limit = numbers.tokens_per_minute
-            reset = reset_ns // 1_000_000 if self._live_resets else math.ceil(seconds)
+        if limits.tokens_max is not None:
+            remaining = max(0, limits.tokens_max - window.tokens)
             answer += (
-                (b"x-ratelimit-limit-tokens", b"%d" % limit),
-                (b"x-ratelimit-remaining-tokens", b"%d" % max(0, limit - window.tokens)),
-                (b"x-ratelimit-reset-tokens", b"%d" % reset),
+                (b"x-ratelimit-remaining-tokens", b"%d" % remaining),
+                (b"x-ratelimit-reset-tokens", b"%d" % tokens_reset),
             )
         return answer
 
@@ -197,11 +221,11 @@ class RateLimiter:
                 return
             del self._windows[oldest]
 
-    def _refusal(self, numbers: RateNumbers, window: _Window, reason: str) -> ApiError:
+    def _refusal(self, limits: _Limits, window: _Window, reason: str) -> ApiError:
         seconds = math.ceil(window.end - self._clock.monotonic())
         return ApiError(
             ErrorCode.RATE_LIMIT_EXCEEDED,
             retry_after_seconds=max(1, seconds),
-            headers=(*self.headers(numbers, window), _TYPE),
+            headers=(*self.headers(limits, window), _TYPE),
             reason=reason,
         )
