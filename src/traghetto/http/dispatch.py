@@ -129,6 +129,9 @@ class Dispatch:
             if not exchange.response_started:
                 raise RuntimeError("the endpoint returned without an answer")  # noqa: TRY301
             complete = True
+            if exchange.stream_error is not None:
+                code = public_name(exchange.stream_error.code)
+                self._log(exchange, exchange.stream_error, name)
         except ApiError as error:
             code = public_name(error.code)
             complete = await self._answer_error(exchange, error, name)
@@ -173,6 +176,18 @@ class Dispatch:
 
     async def _answer_error(self, exchange: Exchange, error: ApiError, endpoint: str) -> bool:
         """Log and answer a failure; False if the answer had begun and can only be cut."""
+        self._log(exchange, error, endpoint)
+        if exchange.response_started:
+            return False
+        style = self.edge.style
+        if exchange.openai_errors:
+            style = _STYLES[style.code_header, True]
+        rendered = render_error(error, exchange.request_id, style)
+        await exchange.answer(rendered.status, rendered.headers, rendered.body)
+        return True
+
+    def _log(self, exchange: Exchange, error: ApiError, endpoint: str) -> None:
+        """The one record of a failure, at the level of its row; most rows have none."""
         level = row_of(error.code).log_level
         if level is not None:
             log_failure(
@@ -183,14 +198,6 @@ class Dispatch:
                 endpoint=endpoint,
                 model=exchange.model,
             )
-        if exchange.response_started:
-            return False
-        style = self.edge.style
-        if exchange.openai_errors:
-            style = _STYLES[style.code_header, True]
-        rendered = render_error(error, exchange.request_id, style)
-        await exchange.answer(rendered.status, rendered.headers, rendered.body)
-        return True
 
     # The edge's own endpoints
 

@@ -30,6 +30,8 @@ async def run_chat(services: Services, exchange: Exchange) -> None:
         except ApiError as error:
             services.budget.count(caller.bucket, error)
             raise
+        if exchange.stream_error is not None:
+            services.budget.count(caller.bucket, exchange.stream_error)
 
 
 async def _run_authenticated(
