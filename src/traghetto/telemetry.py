@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 import msgspec
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from traghetto.clock import Clock, SystemClock, iso8601
@@ -82,42 +81,32 @@ _NUMBERS: Final[dict[Level, int]] = {
 _PACKAGE_FOLDER: Final = str(Path(__file__).parent.parent) + "/"
 
 
-class _Stderr:
-    """The sink: one line and one write per record. `sys.stderr` is looked up late, because test
-    runners and supervisors replace it.
+class _Log:
+    """The sink of the process: one JSON line and one write per record, to standard error.
+
+    `sys.stderr` is looked up for each record, because test runners and supervisors replace it.
     """
 
-    def msg(self, line: str) -> None:
+    def __init__(self) -> None:
+        self.clock: Clock = SystemClock()
+        self.threshold = logging.INFO
+
+    def write(self, level: Level, event: str, fields: dict[str, Any]) -> None:
+        if _NUMBERS[level] < self.threshold:
+            return
+        record = {"time": iso8601(self.clock.utc_ns()), "level": level, "event": event}
+        record.update((name, value) for name, value in fields.items() if name in FIELDS)
+        dropped = [name for name in fields if name not in FIELDS]
+        if dropped:
+            record["field"] = f"not in the allow-list: {', '.join(dropped)}"
+        line = msgspec.json.encode(record, enc_hook=str).decode() + "\n"
         # A closed or broken stderr must not fail the request that is being logged.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(line)
             sys.stderr.flush()
 
-    debug = info = warning = warn = error = msg
 
-
-class _Format:
-    """Turns the fields of a record into its line."""
-
-    def __init__(self) -> None:
-        self.clock: Clock = SystemClock()
-
-    def __call__(self, _logger: Any, method: str, fields: Any) -> str:
-        event = fields.pop("event")
-        record = {
-            "time": iso8601(self.clock.utc_ns()),
-            "level": "warn" if method == "warning" else method,
-            "event": event,
-        }
-        dropped = [name for name in fields if name not in FIELDS]
-        record.update((name, value) for name, value in fields.items() if name in FIELDS)
-        if dropped:
-            record["field"] = f"not in the allow-list: {', '.join(dropped)}"
-        return msgspec.json.encode(record, enc_hook=str).decode() + "\n"
-
-
-_FORMAT: Final = _Format()
-_LOG: Final[Any] = structlog.wrap_logger(_Stderr(), processors=[_FORMAT])
+_LOG: Final = _Log()
 
 
 def configure_logging(level: Level = "info", clock: Clock | None = None) -> None:
@@ -127,8 +116,8 @@ def configure_logging(level: Level = "info", clock: Clock | None = None) -> None
     their messages, so of their records only the logger, the place and the causes are kept.
     """
     if clock is not None:
-        _FORMAT.clock = clock
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_NUMBERS[level]))
+        _LOG.clock = clock
+    _LOG.threshold = _NUMBERS[level]
     root = logging.getLogger()
     root.handlers = [_LibraryHandler(logging.WARNING)]
     root.setLevel(logging.WARNING)
@@ -140,7 +129,7 @@ def log_event(level: Level, event: str, **fields: Any) -> None:
     `fields` outside `FIELDS` are left out and named in the record. `warn` and `error` records of
     a request carry `request_id` and are written by `log_failure` alone.
     """
-    getattr(_LOG, level)(event, **fields)
+    _LOG.write(level, event, fields)
 
 
 def log_failure(
@@ -156,7 +145,8 @@ def log_failure(
     fields: dict[str, Any] = {"request_id": request_id, "code": code, "endpoint": endpoint}
     if model is not None:
         fields["model"] = model
-    getattr(_LOG, level)("request_failed", **fields, causes=causes_of(error))
+    fields["causes"] = causes_of(error)
+    _LOG.write(level, "request_failed", fields)
 
 
 def causes_of(error: BaseException) -> list[str]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 
 from traghetto.clock import ManualClock, SystemClock
 from traghetto.engines.failures import EngineFailure, FailureKind
@@ -29,7 +28,6 @@ def _logging_as_before() -> Iterator[None]:
     handlers, level = root.handlers, root.level
     yield
     configure_logging(clock=SystemClock())
-    structlog.reset_defaults()
     root.handlers, root.level = handlers, level
 
 

@@ -1,0 +1,1 @@
+"""The HTTP edge: connections with limits, dispatch to endpoints, and the server's life."""

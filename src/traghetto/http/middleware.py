@@ -87,5 +87,5 @@ class _Cors(CORSMiddleware):
 
 
 def with_cors(app: ASGIApp, origins: Sequence[str], clock: Clock) -> ASGIApp:
-    """`app` open to scripts of `origins` (`*` for all); `app` itself if there are none."""
-    return _Cors(app, origins, clock) if origins else app
+    """`app` open to scripts of `origins` (`*` for all)."""
+    return _Cors(app, origins, clock)

@@ -13,27 +13,23 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
-import re
 import urllib.parse
 from typing import Any, Final
 
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from traghetto.errors import Adjunct, ApiError
 from traghetto.http.cycle import Cycle
+from traghetto.http.flow import Flow
+from traghetto.http.framing import Malformed, head_without_upgrade, read_framing
 from traghetto.http.front_door import FrontDoor, plain_address
 
 _WRITE_BUFFER_HIGH_WATER: Final = 65536
-_HOST: Final = re.compile(rb"[A-Za-z0-9._:\[\]%~-]*")
-_FRAMING_HEADERS: Final = frozenset(
-    {b"host", b"transfer-encoding", b"content-length", b"expect", b"x-forwarded-for"}
-)
-_UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
 
 
 class Phase(enum.Enum):
@@ -44,35 +40,6 @@ class Phase(enum.Enum):
     BODY = "in a body"
     READ = "a request is read to its end and not yet answered"
     LINGER = "nothing more is answered; closing"
-
-
-class Malformed(Exception):
-    """A request that is not answered because of its form; the argument labels the metric."""
-
-
-class _Flow(FlowControl):
-    """Flow control that knows for how long it was we who did not read."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(transport)
-        self._loop = loop
-        self._paused_at = 0.0
-        self._paused_seconds = 0.0
-
-    def pause_reading(self) -> None:
-        if not self.read_paused:
-            self._paused_at = self._loop.time()
-        super().pause_reading()
-
-    def resume_reading(self) -> None:
-        if self.read_paused:
-            self._paused_seconds += self._loop.time() - self._paused_at
-        super().resume_reading()
-
-    def paused_seconds(self) -> float:
-        """In all, up to now."""
-        now = self._loop.time() - self._paused_at if self.read_paused else 0.0
-        return self._paused_seconds + now
 
 
 class Connection(HttpToolsProtocol):
@@ -120,7 +87,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_HIGH_WATER)
-        self.flow = self._flow = _Flow(transport, self.loop)
+        self.flow = self._flow = Flow(transport, self.loop)
         host, port = self.client or ("", 0)
         self._peer = plain_address(host)
         self.client = (self._peer, port)
@@ -231,7 +198,9 @@ class Connection(HttpToolsProtocol):
             if version != "1.0":
                 raise Malformed("http_version")
             scope["http_version"] = version
-        declared_bytes = self._check_framing(version)
+        declared_bytes, expects_continue, forwarded_for = read_framing(self.headers, version)
+        if forwarded_for and self._peer_trusted:
+            scope["client"] = (self._door.forwarded_client(self._peer, forwarded_for), 0)
         scope["method"] = self.parser.get_method().decode("ascii")
         url = httptools.parse_url(self.url)
         if url.path is None:
@@ -252,7 +221,7 @@ class Connection(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+            expect_100_continue=expects_continue,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
@@ -336,68 +305,23 @@ class Connection(HttpToolsProtocol):
     # Refusals and the end
 
     def _feed(self, data: bytes) -> None:
+        """Parse `data`; a request that wishes for another protocol is parsed again without."""
         while True:
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                data = self._without_upgrade() + data[upgrade.args[0] :]
+                head = head_without_upgrade(
+                    self.parser.get_method(),
+                    self.url,
+                    self.parser.get_http_version(),
+                    self.headers,
+                )
+                data = head + data[upgrade.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self._upgrade = False
+                self._unseen_bytes = 0
             else:
                 return
-
-    def _without_upgrade(self) -> bytes:
-        """The head just read without its wish for another protocol, for a fresh parser.
-
-        The parser does not read the body of a request with that wish, which some HTTP clients
-        send with every first request; to ignore it is to read such a request like any other.
-        """
-        method = self.parser.get_method()
-        self._upgrade = False
-        if method == b"CONNECT":
-            raise Malformed("connect")
-        version = self.parser.get_http_version().encode()
-        lines = [b"%s %s HTTP/%s\r\n" % (method, self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.lower().split(b",")]
-                value = b", ".join(t for t in tokens if t not in _UPGRADE_HEADERS)  # noqa: PLW2901
-            if name not in _UPGRADE_HEADERS:
-                lines.append(b"%s: %s\r\n" % (name, value))
-        self.parser = httptools.HttpRequestParser(self)
-        self._unseen_bytes = 0
-        return b"".join([*lines, b"\r\n"])
-
-    def _check_framing(self, version: str) -> int | None:
-        """The declared length of the body (0: none; None: chunked).
-
-        Raises Malformed for what other parsers might read differently. The parser itself has
-        refused a wrong or double length, a length beside chunks, folded lines and bare line feeds.
-        """
-        hosts = 0
-        declared_bytes: int | None = 0
-        forwarded_for: list[bytes] = []
-        for name, value in self.headers:
-            if name not in _FRAMING_HEADERS:
-                continue
-            if name == b"host":
-                hosts += 1
-                if _HOST.fullmatch(value) is None:
-                    raise Malformed("host")
-            elif name == b"content-length":
-                declared_bytes = int(value)
-            elif name == b"transfer-encoding":
-                if declared_bytes is None or version == "1.0" or value.lower() != b"chunked":
-                    raise Malformed("transfer_encoding")
-                declared_bytes = None
-            elif name == b"expect":
-                self.expect_100_continue = value.lower() == b"100-continue" and version == "1.1"
-            else:
-                forwarded_for.append(value)
-        if hosts != 1 and not (hosts == 0 and version == "1.0"):
-            raise Malformed("host")
-        if forwarded_for and self._peer_trusted:
-            client = self._door.forwarded_client(self._peer, forwarded_for)
-            self.scope["client"] = (client, 0)
-        return declared_bytes
 
     def _refuse(self, reason: str) -> None:
         """Answer a malformed or too slow request and close, in its turn."""
@@ -461,6 +385,8 @@ class Connection(HttpToolsProtocol):
     # Deadlines
 
     def _arm(self, at: float) -> None:
+        if at == math.inf:
+            return
         if self._timer is not None:
             if self._timer_at <= at:
                 return
@@ -491,8 +417,7 @@ class Connection(HttpToolsProtocol):
         now = self.loop.time()
         at = self._expiry()
         if now < at:
-            if at < math.inf:
-                self._arm(at)
+            self._arm(at)
         elif now >= self._stalled_since + self._limits.write_stall_seconds_max:
             self._door.cut("write_stalled")
             self.transport.abort()

@@ -19,7 +19,6 @@ import uvicorn
 
 from traghetto.http.dispatch import Dispatch
 from traghetto.http.front_door import FrontDoor, FrontDoorLimits
-from traghetto.http.middleware import with_cors
 from traghetto.http.protocol import Connection
 from traghetto.telemetry import log_event
 
@@ -56,8 +55,14 @@ class Server(uvicorn.Server):
             clock=edge.clock,
             style=edge.style,
         )
+        app: Any = dispatch
+        if options.cors_origins:
+            # Here, because most servers name no origin and start faster without the framework.
+            from traghetto.http.middleware import with_cors  # noqa: PLC0415
+
+            app = with_cors(app, options.cors_origins, edge.clock)
         config = uvicorn.Config(
-            cast(Any, with_cors(cast(Any, dispatch), options.cors_origins, edge.clock)),
+            app,
             http=cast(Any, functools.partial(Connection, door)),
             ws="none",
             lifespan="on",
