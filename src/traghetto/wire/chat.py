@@ -141,7 +141,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     uses: dict[Feature, Path]
     """What the model must be able to do, and where in the body that shows first."""
     prompt_bytes: int
-    """Upper bound of the prompt's tokens, media parts apart: no token is less than a byte."""
+    """Upper bound of the prompt's tokens, media parts apart: no token is less than a byte.
+
+    It is the text as compact JSON, which is never shorter than the text, and an allowance for the
+    template. It sizes holds and admissions; only an exact count may refuse a prompt.
+    """
     parts: Parts
     user: str | None
     prompt_cache_key: str | None
@@ -154,9 +158,11 @@ def requested_model(body: dict[str, Any]) -> str:
     `ApiError(MODEL_NOT_A_STRING)` where it has another type.
     """
     model = body.get("model")
-    if type(model) is str and model:
-        return model
-    raise ApiError(Adjunct.MODEL_NOT_A_STRING if model else Adjunct.MODEL_REQUIRED)
+    if model is None or model == "":
+        raise ApiError(Adjunct.MODEL_REQUIRED)
+    if type(model) is not str:
+        raise ApiError(Adjunct.MODEL_NOT_A_STRING)
+    return model
 
 
 def parse_chat(body: dict[str, Any], suffix: dict[str, Any]) -> ChatRequest:

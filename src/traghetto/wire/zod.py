@@ -7,9 +7,11 @@ keys.
 
 A union whose value fits the type and the literal members (`role`, `type`) of exactly one branch
 is reported as that branch, because that is what the caller meant; any other union is one
-`invalid_union` that carries the issues of each branch, as plain `z.union` does.
+`invalid_union` that carries the issues of each branch, as plain `z.union` does. A branch that a
+type or a literal member rules out says only that.
 
-Invariants: the issues of an invalid value are never empty and at most `ISSUES_MAX`; the work is
+Invariants: the issues of an invalid value are never empty and about `ISSUES_MAX` at most, those
+within unions included, so that a refusal has a size whatever the body has; the work is
 bounded by `STEPS_MAX` visited values, past which the compiled validator names the places.
 """
 
@@ -252,9 +254,11 @@ class _Walk:
         if any(not self._branch(branch, value, path) for branch in meant):
             return
         errors = [
-            {"issues": self._branch(branch, value, path), "name": "ZodError"} for branch in branches
+            {"issues": self._branch(_telling(branch, value), value, path), "name": "ZodError"}
+            for branch in branches
         ]
         self._add("invalid_union", path, messages.INVALID_UNION, unionErrors=errors)
+        self._room -= sum(len(error["issues"]) for error in errors)
 
     def _branch(self, branch: Schema, value: Any, path: Path) -> list[Issue]:
         """The issues of one branch, at most `BRANCH_ISSUES_MAX`; none if the value satisfies it."""
@@ -276,6 +280,19 @@ def _may_be_meant(branch: Schema, value: Any) -> bool:
         if key in required and key in value and not _among(value[key], member.get("enum")):
             return False
     return True
+
+
+def _telling(branch: Schema, value: Any) -> Schema:
+    """The part of a branch that is worth explaining: what rules it out, or all of it."""
+    if type(value) is not dict or _may_be_meant(branch, value):
+        return branch
+    required = branch.get("required", ())
+    literals = {
+        key: member
+        for key, member in branch.get("properties", {}).items()
+        if key in required and key in value and "enum" in member
+    }
+    return {"type": branch.get("type", ["object"]), "properties": literals}
 
 
 def _type_of(value: Any) -> str:
