@@ -65,12 +65,6 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         Literal["vllm", "llama.cpp"] | None,
         Meta(description="How it counts tokens exactly; without it the backend alone decides."),
     ] = None
-    connect_seconds_max: Annotated[
-        float, Meta(gt=0, le=60, description="Deadline of a connection attempt, in seconds.")
-    ] = 2.0
-    health_check_seconds: Annotated[
-        float, Meta(gt=0, le=_DAY, description="Time between two health checks, in seconds.")
-    ] = 10.0
 
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.url)
