@@ -32,7 +32,6 @@ def prepare(directory: Path, behind: Nginx) -> str:
         f"""
         rate_limits = "off"
         durability = "full"
-        detect = false
 
         [[upstreams]]
         name = "whole"
@@ -53,10 +52,10 @@ def prepare(directory: Path, behind: Nginx) -> str:
         pricing = {{ input = "0.15", output = "0.60" }}
         """
     )
-    account = _administer(directory, "accounts", "create", "benchmark")["id"]
-    _administer(directory, "accounts", "credit", account, CREDIT_USD)
-    key: str = _administer(directory, "keys", "create", "--account", account)["key"]
-    return key
+    account = "benchmark"
+    _administer(directory, "accounts", "create", account, "--usd", CREDIT_USD)
+    secret: str = _administer(directory, "keys", "create", "--account", account)["secret"]
+    return secret
 
 
 def _administer(directory: Path, *arguments: str) -> dict[str, str]:

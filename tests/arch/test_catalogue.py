@@ -11,6 +11,7 @@ from traghetto.errors import Adjunct, ErrorCode
 STATUSES_ALLOWED = {
     "engines/classify.py": "the statuses of backends, which it translates to failure kinds",
     "http/dispatch.py": "health answers, which are not errors, and 499, which is never sent",
+    "limits/rates.py": "500 requests per minute",
 }
 """Modules outside `errors/` that may write an error status, and why."""
 

@@ -24,7 +24,7 @@ REGISTRY_HOSTS = re.compile(
         )
     )
 )
-MACHINE_PATHS = re.compile(r"(?<![\w.-])/(?:work|farm|root|home/\w+|Users/\w+)" + "/")
+MACHINE_PATHS = re.compile(r"(?<![\w.-])/(?:work|farm|root)" + "/")
 
 TEXTS = [path for path in repository_files() if b"\0" not in path.read_bytes()[:4096]]
 

@@ -17,9 +17,9 @@ from traghetto import __version__
 
 COMMANDS: Final = {
     "serve": ("traghetto.cli.serve:serve", "Run the gateway."),
-    "keys": ("traghetto.cli.keys:keys", "Create, list, limit and revoke API keys."),
+    "keys": ("traghetto.cli.keys:keys", "Create, list and revoke API keys."),
     "accounts": ("traghetto.cli.accounts:accounts", "Create, credit and list accounts."),
-    "ledger": ("traghetto.cli.ledger:ledger", "Verify and mend the books."),
+    "ledger": ("traghetto.cli.ledger:ledger", "Verify the books."),
     "models": ("traghetto.cli.models:models", "Show the models a configuration serves."),
     "errors": ("traghetto.cli.errors:errors", "Show the error contract, code by code."),
 }

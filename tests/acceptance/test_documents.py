@@ -1,0 +1,145 @@
+"""Every command, request and configuration in the documents works as it is printed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.repository import ROOT
+
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PRINTED_URL = "http://127.0.0.1:8420"
+COMMANDS = Path(sys.executable).parent
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a document in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Running:
+    """A gateway that was started as the documents say."""
+
+    url: str
+    environment: dict[str, str]
+
+    def run(self, command: list[str]) -> str:
+        """Standard output of a command that must succeed, in the environment of its reader."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def shell(self, text: str) -> str:
+        return self.run(["bash", "-euo", "pipefail", "-c", text.replace(PRINTED_URL, self.url)])
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """`traghetto serve` with a free port and a fresh data directory, and nothing else."""
+    data = tmp_path_factory.mktemp("data")
+    environment = {
+        "PATH": f"{COMMANDS}:{os.environ['PATH']}",
+        "HOME": str(data),
+        "TRAGHETTO_DATA_DIR": str(data / "books"),
+    }
+    with (data / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "traghetto", "serve", "--port", "0"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert process.stdout is not None
+    try:
+        address, key = process.stdout.readline(), process.stdout.readline()
+        assert address.startswith("Traghetto answers at "), (data / "log").read_text()
+        assert key.startswith("Admin key (shown once): "), (data / "log").read_text()
+        environment["TRAGHETTO_KEY"] = key.split()[-1]
+        yield Running(address.split()[-1].removesuffix("/api/v1"), environment)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.stdout.close()
+        assert process.wait(20) == 0, (data / "log").read_text()
+
+
+def test_first_request_with_curl(gateway: Running) -> None:
+    """The request with curl in the README is answered by the simulator."""
+    (request,) = (block for block in blocks(ROOT / "README.md", "sh") if "curl" in block)
+    answer = json.loads(gateway.shell(request))
+    assert answer["object"] == "chat.completion"
+    assert "simulat" in answer["choices"][0]["message"]["content"].lower()
+
+
+def test_first_request_with_the_openai_client(gateway: Running) -> None:
+    """The program in the README streams an answer with the `openai` package."""
+    (program,) = blocks(ROOT / "README.md", "python")
+    program = program.replace(PRINTED_URL, gateway.url)
+    assert "simulat" in gateway.run([sys.executable, "-c", program]).lower()
+
+
+def test_error_of_the_tutorial(gateway: Running) -> None:
+    """The tutorial's wrong model name gives the body and the header that it promises."""
+    tutorial = ROOT / "docs" / "tutorial" / "first-steps.md"
+    (request,) = (block for block in blocks(tutorial, "sh") if "no-such-model" in block)
+    head, _, body = gateway.shell(request).partition("\r\n\r\n")
+    assert "x-error-code: MODEL_NOT_FOUND" in head
+    assert f"`{body}`" in tutorial.read_text()
+
+
+def test_commands_of_the_readme(gateway: Running) -> None:
+    """The commands on accounts, keys, books and errors in the README succeed, in order."""
+    commands = [
+        line
+        for block in blocks(ROOT / "README.md", "sh")
+        for line in block.splitlines()
+        if line.startswith("traghetto ")
+    ]
+    assert len(commands) >= 5
+    for command in commands:
+        gateway.shell(command)
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "toml")], ids=named)
+def test_configurations_are_valid(path: Path, tmp_path: Path) -> None:
+    """Every printed configuration would be accepted."""
+    for block in blocks(path, "toml"):
+        config = tmp_path / "traghetto.toml"
+        config.write_text(block)
+        done = subprocess.run(
+            [sys.executable, "-m", "traghetto", "models", "check", "--config", str(config)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+def test_commands_exist(path: Path) -> None:
+    """Every printed command line has options that its command knows."""
+    reference = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    for line in (line for block in blocks(path, "sh") for line in block.splitlines()):
+        match = re.match(r"(?:scripts/serve|traghetto (\w+)(?: (\w+))?)( .*)?$", line)
+        if match is None:
+            continue
+        name = " ".join(["traghetto", *(part for part in match.groups()[:2] if part)])
+        name = "traghetto serve" if line.startswith("scripts/serve") else name
+        options = re.findall(r" (--[a-z-]+)", (match[3] or "").partition(" #")[0])
+        section = reference.partition(f"## `{name}`\n")[2].partition("\n## ")[0]
+        assert section, f"{line}: no command {name}"
+        assert [option for option in options if option not in section] == [], line
