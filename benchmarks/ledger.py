@@ -15,7 +15,7 @@ from pathlib import Path
 
 from traghetto.clock import SystemClock
 from traghetto.ids import new_request_id
-from traghetto.ledger.book import Basis, Book, Charge, ChargeLine, Usage
+from traghetto.ledger.book import Basis, Book, Charge, ChargeLine, Hold, Usage
 from traghetto.ledger.verify import verify
 from traghetto.ledger.windows import day_window
 from traghetto.money import NANO_PER_USD, LimitPeriod, SpendLimits
@@ -51,32 +51,33 @@ async def prepare(store: SqliteStore | MemoryStore) -> Book:
     return book
 
 
-def reserve_and_settle(book: Book, number: int, *, stream: bool) -> tuple[object, object]:
-    request_id = new_request_id()
-    account, key = f"account-{number % ACCOUNTS}", f"key-{number % ACCOUNTS}"
-    hold = book.reserve(
+def reserve(book: Book, request_id: str, number: int) -> Hold:
+    return book.reserve(
         request_id=request_id,
-        account_id=account,
-        key_id=key,
+        account_id=f"account-{number % ACCOUNTS}",
+        key_id=f"key-{number % ACCOUNTS}",
         limits=LIMITS,
         upper_bound_nano_usd=2_000_000,
     )
-    written = hold.durable() if stream else None
-    return written, hold.settle(charge_of(request_id, account, key)).durable
+
+
+def reserve_and_settle(book: Book, number: int) -> None:
+    request_id = new_request_id()
+    hold = reserve(book, request_id, number)
+    hold.settle(charge_of(request_id, hold.account_id, hold.key_id))
 
 
 async def loop_time() -> float:
-    """Microseconds of event-loop time per pair, with a store that costs nothing at once."""
-    book = await prepare(MemoryStore(commit_seconds=lambda: 3600.0 if measuring else 0.0))
-    measuring.append(True)
-    pairs = 20_000
-    begin = time.process_time()
-    for number in range(pairs):
-        reserve_and_settle(book, number, stream=False)
-    return (time.process_time() - begin) / pairs * 1e6
-
-
-measuring: list[bool] = []
+    """Microseconds of event-loop time per pair, the store's work left out."""
+    book = await prepare(MemoryStore())
+    slices, pairs_per_slice, spent = 200, 100, 0.0
+    for _ in range(slices):
+        begin = time.process_time()
+        for number in range(pairs_per_slice):
+            reserve_and_settle(book, number)
+        spent += time.process_time() - begin
+        await book.credit("account-0", 1, reason="benchmark")  # lets the store commit the slice
+    return spent / slices / pairs_per_slice * 1e6
 
 
 async def durable_pairs(
@@ -91,17 +92,11 @@ async def durable_pairs(
         async def client(number: int) -> None:
             while time.monotonic() < ends_at:
                 request_id = new_request_id()
-                account, key = f"account-{number % ACCOUNTS}", f"key-{number % ACCOUNTS}"
-                hold = book.reserve(
-                    request_id=request_id,
-                    account_id=account,
-                    key_id=key,
-                    limits=LIMITS,
-                    upper_bound_nano_usd=2_000_000,
-                )
+                hold = reserve(book, request_id, number)
                 await hold.durable()
                 asked = time.perf_counter()
-                await hold.settle(charge_of(request_id, account, key)).durable
+                charge = charge_of(request_id, hold.account_id, hold.key_id)
+                await hold.settle(charge).durable
                 waits.append(time.perf_counter() - asked)
 
         begin, cpu = time.monotonic(), time.process_time()

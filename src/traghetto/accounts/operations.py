@@ -13,8 +13,14 @@ from msgspec import Meta
 from traghetto.accounts.values import KeyKind, ModelPrivacy, Tier
 from traghetto.money import LimitPeriod
 
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Text = Annotated[str, Meta(max_length=1024)]
+_PRINTABLE = r"\A[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
+"""Text that survives the books and a terminal."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
+Text = Annotated[str, Meta(max_length=1024, pattern=_PRINTABLE)]
+Instant = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""UTC nanoseconds, as far as a 64-bit column reaches (the year 2262)."""
+
 Money = Annotated[str, Meta(max_length=32)]
 Subscription = Literal["none", "inactive", "active"]
 """`none`: pays per use; `inactive`: needs a subscription and has none; `active`: has one."""
@@ -77,7 +83,7 @@ class CreateKey(Arguments, frozen=True, kw_only=True):
     limit_diem: Money | None = None
     period: LimitPeriod = LimitPeriod.EPOCH
     privacy: ModelPrivacy = ModelPrivacy.ALL
-    expires_at_ns: int | None = None
+    expires_at_ns: Instant | None = None
     openai_errors: bool = False
 
 

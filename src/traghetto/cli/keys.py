@@ -14,6 +14,9 @@ from traghetto.cli.connection import data_dir_option, json_option, perform
 from traghetto.cli.output import note, print_json, print_table
 from traghetto.money import LimitPeriod
 
+EXPIRY_YEAR_MAX = 2261
+"""The last whole year that a 64-bit number of nanoseconds reaches."""
+
 
 @click.group()
 def keys() -> None:
@@ -58,6 +61,8 @@ def create(
 ) -> None:
     """Create a key and print it. It is shown this once and stored as a digest only."""
     if expires is not None:
+        if expires.year > EXPIRY_YEAR_MAX:
+            raise click.BadParameter(f"a key expires in {EXPIRY_YEAR_MAX} at the latest")
         members["expires_at_ns"] = int(expires.replace(tzinfo=UTC).timestamp()) * 1_000_000_000
     arguments = {"period": period.upper(), "privacy": privacy.upper(), **members}
     created: KeyCreated = perform(data_dir, "keys.create", arguments, KeyCreated)

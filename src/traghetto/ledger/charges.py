@@ -1,12 +1,22 @@
-"""What a finished request costs: lines from the price list, and the usage they hang from."""
+"""What a finished request costs: lines from the price list, and the usage they hang from.
+
+Invariant: a value that the books would refuse cannot be made, so that a backend's nonsense fails
+its own request and never a commit that others share.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
+from traghetto.money import NANO_USD_MAX
 from traghetto.storage.facts import Basis
 
 __all__ = ["Basis", "Charge", "ChargeLine", "Usage", "bounded"]
+
+TOKENS_MAX: Final = 2**48
+"""More than any request can use; keeps counts and their sums within 64 bits."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -24,6 +34,15 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     streamed: bool
     created_ns: int
 
+    def __post_init__(self) -> None:
+        if not (
+            0 <= self.prompt_tokens <= TOKENS_MAX
+            and 0 <= self.completion_tokens <= TOKENS_MAX
+            and 0 <= self.cached_tokens <= TOKENS_MAX
+            and 0 <= self.reasoning_tokens <= TOKENS_MAX
+        ):
+            raise ValueError("a token count is out of range")
+
 
 class ChargeLine(msgspec.Struct, frozen=True, gc=False):
     """One priced kind of unit, such as `input`, rounded once (see `UnitPrice.times`)."""
@@ -39,6 +58,17 @@ class Charge(msgspec.Struct, frozen=True):
     lines: tuple[ChargeLine, ...]
     usage: Usage
     price_version: str = ""
+
+    def __post_init__(self) -> None:
+        total = 0
+        for line in self.lines:
+            if line.amount_nano_usd < 0:
+                raise ValueError(f"the line {line.kind} has a negative amount")
+            total += line.amount_nano_usd
+        if total > NANO_USD_MAX:
+            raise ValueError("a charge is larger than a column of the books")
+        if len({line.kind for line in self.lines}) < len(self.lines):
+            raise ValueError("two lines of one kind")
 
     @property
     def total_nano_usd(self) -> int:

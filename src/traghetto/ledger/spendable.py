@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from traghetto.errors import ErrorCode
 from traghetto.money import NANO_PER_USD, Currency
@@ -17,8 +18,7 @@ _LIMIT_CODES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Spendable:
+class Spendable(msgspec.Struct, frozen=True, gc=False):
     """What could be spent now, in nano_usd; a currency the account does not have is absent.
 
     Open holds are already subtracted.

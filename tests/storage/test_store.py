@@ -1,0 +1,196 @@
+"""Both stores, one suite: what was reported durable is there, in order, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.books import USD, account_row, charge, key_row, open_books
+from traghetto.ledger.verify import verify
+from traghetto.money import Currency, SpendLimits
+from traghetto.storage.connector import Snapshot, Store, StoreBroken
+from traghetto.storage.facts import (
+    AllocationSet,
+    BalanceRow,
+    HoldClosed,
+    HoldExtended,
+    HoldOpened,
+    KeySpendRow,
+)
+from traghetto.storage.memory import MemoryDisk, MemoryStore
+from traghetto.storage.sqlite import SqliteStore, open_read_only
+
+DAY = "E:2026-01-01"
+
+
+class Place:
+    """Somewhere to keep books: a directory or a memory disk."""
+
+    def __init__(self, open_store: Callable[[], Store], open_snapshot: Callable[[], Snapshot]):
+        self.open = open_store
+        self.snapshot = open_snapshot
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    if request.param == "memory":
+        disk = MemoryDisk()
+        yield Place(lambda: MemoryStore(disk), lambda: disk)
+        return
+    snapshots = []
+
+    def snapshot() -> Snapshot:
+        snapshots.append(open_read_only(tmp_path))
+        return snapshots[-1]
+
+    yield Place(lambda: SqliteStore(tmp_path), snapshot)
+    for opened in snapshots:
+        opened.close()
+
+
+def hold(request_id: str, amount: int = 5) -> HoldOpened:
+    return HoldOpened(request_id, "a", "k", Currency.USD, "", DAY, amount, 1, 2)
+
+
+def test_durable_facts_survive_the_process(place: Place) -> None:
+    """Accounts, keys, balances, spending and holds are read back as they were written."""
+
+    async def run() -> None:
+        store = place.open()
+        books = open_books(store, usd=3 * USD, diem=USD)
+        taken = books.reserve("r1", USD, SpendLimits(diem_nano_usd=0))
+        await taken.durable()
+        await taken.settle(charge("r1", 7, 5)).durable
+        await books.reserve("r2", USD // 2).durable()
+        await store.aclose()
+        store = place.open()
+        state = store.load(DAY)
+        await store.aclose()
+        assert state.accounts == (account_row(),)
+        assert state.keys == (key_row(),)
+        assert state.allocations == (AllocationSet("a", USD),)
+        assert set(state.balances) == {
+            BalanceRow("a", Currency.USD, "", 3 * USD - 12),
+            BalanceRow("a", Currency.DIEM, DAY, USD),
+        }
+        assert state.key_spends == (KeySpendRow("k", Currency.USD, DAY, 12),)
+        assert state.key_lifetimes == (KeySpendRow("k", Currency.USD, "", 12),)
+        assert [row.request_id for row in state.holds] == ["r2"]
+        assert not verify(place.snapshot()).differences
+
+    asyncio.run(run())
+
+
+def test_a_hold_row_follows_its_hold(place: Place) -> None:
+    """Extending changes the row, ending removes it, within one batch and across batches."""
+
+    async def run() -> None:
+        store = place.open()
+        store.submit((account_row(), key_row()))
+        await store.submit((hold("across"), hold("stays"), hold("grown"), HoldExtended("grown", 9)))
+        await store.submit((hold("within"), HoldExtended("within", 8), HoldClosed("within")))
+        await store.submit((HoldExtended("stays", 11), HoldClosed("across")))
+        rows = {row.request_id: row.amount for row in store.load(DAY).holds}
+        await store.aclose()
+        assert rows == {"stays": 11, "grown": 9}
+
+    asyncio.run(run())
+
+
+def test_a_commit_fails_once_and_for_ever(place: Place) -> None:
+    """A refused batch fails its waiters, those behind it and every later one; nothing is kept."""
+
+    async def run() -> None:
+        store = place.open()
+        books = open_books(store, usd=USD)
+        await books.reserve("r", 10).settle(charge("r", 10)).durable
+        books.clock.advance(1)
+        twice = books.reserve("r", 10).settle(charge("r", 10)).durable
+        with pytest.raises(StoreBroken):
+            await twice
+        assert not store.healthy
+        with pytest.raises(StoreBroken):
+            await store.submit((account_row("b"),))
+        await store.aclose()
+        assert [row.id for row in place.snapshot().accounts()] == ["a"]
+        assert not verify(place.snapshot()).differences
+
+    asyncio.run(run())
+
+
+def test_unknown_parents_are_refused(place: Place) -> None:
+    """A key without an account cannot be stored."""
+
+    async def run() -> None:
+        store = place.open()
+        with pytest.raises(StoreBroken):
+            await store.submit((key_row(account_id="nobody"),))
+        await store.aclose()
+
+    asyncio.run(run())
+
+
+def test_cancelling_one_waiter_leaves_the_others(place: Place) -> None:
+    """The future of a batch is shared; a cancelled request must not cancel its neighbours."""
+
+    async def run() -> None:
+        store = place.open()
+        durable = store.submit((account_row(),))
+
+        async def wait() -> None:
+            await durable
+
+        first, second = asyncio.create_task(wait()), asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert first.cancelled()
+        assert durable.result() is None
+        await store.aclose()
+
+    asyncio.run(run())
+
+
+def test_closing_writes_what_was_submitted(place: Place) -> None:
+    """`aclose` waits for the last batch; afterwards the store refuses."""
+
+    async def run() -> None:
+        store = place.open()
+        durable = store.submit((account_row(),))
+        await store.aclose()
+        assert [row.id for row in place.snapshot().accounts()] == ["a"]
+        await durable
+        assert not store.healthy
+        with pytest.raises(StoreBroken):
+            await store.submit((account_row("b"),))
+
+    asyncio.run(run())
+
+
+def test_many_writers_share_commits(place: Place) -> None:
+    """A thousand concurrent requests leave books that verify."""
+
+    async def run() -> None:
+        store = place.open()
+        books = open_books(store, usd=1_000 * USD)
+
+        async def request(number: int) -> None:
+            taken = books.reserve(f"r{number}", 1_000)
+            if number % 2:
+                await taken.durable()
+            if number % 5:
+                await taken.settle(charge(f"r{number}", number, 1)).durable
+            elif (written := taken.void()) is not None:
+                await written
+
+        await asyncio.gather(*map(request, range(1_000)))
+        await store.aclose()
+        found = verify(place.snapshot())
+        assert found.usages == 800
+        assert found.open_holds == 0
+        assert not found.differences
+
+    asyncio.run(run())
