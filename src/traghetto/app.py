@@ -24,6 +24,7 @@ from traghetto.catalog.catalog import Catalog, Merged, merge
 from traghetto.catalog.config_file import ConfigInvalid, Configuration, read_configuration
 from traghetto.catalog.discovery import Suggestion, discover
 from traghetto.catalog.model import (
+    UNSERVED_CAPABILITIES,
     BackendSource,
     GgufSource,
     Model,
@@ -59,6 +60,7 @@ from traghetto.storage.sqlite import SqliteStore
 from traghetto.telemetry import Metrics, configure_logging, log_event
 from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.completion import decode_answer
+from traghetto.wire.schema import validator_for
 
 SIMULATOR_ID: Final = "simulator"
 SWEEP_SECONDS: Final = 5.0
@@ -162,6 +164,7 @@ class Gateway:
     async def start(self, configuration: Configuration) -> Started:
         """Recover the books, build the models, and begin the background work."""
         settings = configuration.settings
+        validator_for("ChatCompletionRequest")  # compiled now, not in the first request
         recovery = self.book.recover()
         if recovery.durable is not None:
             await recovery.durable
@@ -275,17 +278,25 @@ class Gateway:
                 pools[model.id] = self._pool(model, replicas, settings)
         for pool in pools.values():
             pool.start()
-        gates = {
-            model.id: Gate(
-                self._clock,
-                concurrency_max=model.concurrency_max,
-                queue_max=model.queue_max,
-                queue_seconds_max=model.queue_seconds_max,
-            )
-            for model in known
-        }
+        gates = {model.id: self._gate(model) for model in known}
         headers = {model.id: _model_headers(model) for model in known}
         return Fleet(Catalog(known), pools, gates, headers)
+
+    def _gate(self, model: Model) -> Gate:
+        """The model's gate. One with the same numbers survives a reload, with the calls in it."""
+        before = self.services.fleet
+        old = before.catalog.by_id(model.id)
+        limits = (model.concurrency_max, model.queue_max, model.queue_seconds_max)
+        if old is not None and (
+            limits == (old.concurrency_max, old.queue_max, old.queue_seconds_max)
+        ):
+            return before.gates[model.id]
+        return Gate(
+            self._clock,
+            concurrency_max=model.concurrency_max,
+            queue_max=model.queue_max,
+            queue_seconds_max=model.queue_seconds_max,
+        )
 
     def _pool(self, model: Model, replicas: list[Replica], settings: Settings) -> ModelPool:
         single_user = sum(1 for _ in self.directory.accounts()) <= 1
@@ -471,7 +482,7 @@ def _capabilities(claimed: dict[str, Any]) -> Capabilities:
         "supportsResponseSchema": True,
         "supportsLogProbs": True,
     }
-    known = Capabilities.__struct_fields__
+    known = set(Capabilities.__struct_fields__) - UNSERVED_CAPABILITIES
     return Capabilities(**{k: v for k, v in (usual | claimed).items() if k in known})
 
 

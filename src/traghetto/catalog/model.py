@@ -20,6 +20,22 @@ ModelType = Literal[
 ]
 Privacy = Literal["private", "anonymized"]
 
+UNSERVED_CAPABILITIES: Final = frozenset(
+    {
+        "supportsAudioInput",
+        "supportsE2EE",
+        "supportsMultipleImages",
+        "supportsTeeAttestation",
+        "supportsVideoInput",
+        "supportsVision",
+        "supportsWebSearch",
+        "supportsXSearch",
+        "maxImages",
+        "maxVideos",
+    }
+)
+"""What a model may be able to do, but this gateway does not carry: it must not be advertised."""
+
 SIZE_CLASS_OF_TYPE: Final[Mapping[ModelType, SizeClass]] = {
     "text": "xs",
     "embedding": "embedding",

@@ -18,6 +18,7 @@ from traghetto.catalog.model import (
     COUNT_MEMBERS,
     FREE_TEXT,
     SIZE_CLASS_OF_TYPE,
+    UNSERVED_CAPABILITIES,
     BackendSource,
     Deprecation,
     GgufSource,
@@ -202,7 +203,7 @@ def model_of(
         deprecation=_deprecation(entry.deprecation),
         context_tokens=entry.context_tokens,
         max_completion_tokens=entry.max_completion_tokens,
-        capabilities=convert_table(Capabilities, entry.capabilities, (*path, "capabilities")),
+        capabilities=_capabilities(entry, path),
         constraints=entry.constraints,
         spec_members=_spec_members(entry, path),
         traits=entry.traits,
@@ -215,6 +216,15 @@ def model_of(
         between_events_seconds=entry.between_events_seconds,
         total_seconds=entry.total_seconds,
     )
+
+
+def _capabilities(entry: ModelTable, path: TablePath) -> Capabilities:
+    """What the file says the model can do; refused where the gateway could not carry it."""
+    path = (*path, "capabilities")
+    for name in sorted(UNSERVED_CAPABILITIES & entry.capabilities.keys()):
+        if entry.capabilities[name]:
+            raise SettingInvalid((*path, name), "this gateway does not serve that yet; remove it")
+    return convert_table(Capabilities, entry.capabilities, path)
 
 
 def _backends(

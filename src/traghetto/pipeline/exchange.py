@@ -47,7 +47,7 @@ class Exchange:
     """A request being answered.
 
     Attributes are set once, at the edge, except `answer_headers`, which stages append to, and
-    those whose text says who sets them.
+    those whose text says when they are set.
     """
 
     __slots__ = (
@@ -60,6 +60,7 @@ class Exchange:
         "openai_errors",
         "path",
         "query",
+        "rate_headers",
         "receive",
         "received_monotonic",
         "request_id",
@@ -85,6 +86,8 @@ class Exchange:
         self.clock = clock
         self.received_monotonic = clock.monotonic()
         self.answer_headers: list[Header] = []
+        self.rate_headers: Callable[[], list[Header]] = list
+        """The rate limit headers as they are when the answer begins; set once admitted."""
         self.response_started = False
         self.model: str | None = None
         """The resolved model, for logs and metrics; set by the stage that resolves it."""
@@ -114,6 +117,7 @@ class Exchange:
                     *headers,
                     *common_headers(self.request_id, self.clock),
                     *self.answer_headers,
+                    *self.rate_headers(),
                 ],
             }
         )

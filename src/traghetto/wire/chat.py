@@ -349,6 +349,8 @@ def _parse_venice(parameters: dict[str, Any], uses: dict[Feature, Path]) -> Veni
     venice = VeniceParameters(
         **{name: value for name, value in parameters.items() if name in _VENICE_MEMBERS}
     )
+    if venice.character_slug is not None:
+        uses[Feature.CHARACTER] = ("venice_parameters", "character_slug")
     if venice.enable_web_search == "on":
         uses[Feature.WEB_SEARCH] = ("venice_parameters", "enable_web_search")
     if venice.enable_web_scraping:

@@ -45,6 +45,7 @@ class Feature(enum.Enum):
     LOGPROBS = Need("supportsLogProbs", _parameter("logprobs"))
     REASONING_EFFORT = Need("supportsReasoningEffort", _parameter("reasoning_effort"))
     WEB_SEARCH = Need("supportsWebSearch", _parameter("enable_web_search"))
+    CHARACTER = Need(None, _parameter("character_slug"))
     WEB_SCRAPING = Need("supportsWebSearch", _parameter("enable_web_scraping"))
 
     @property

@@ -41,7 +41,7 @@ async def admit(
         size_class=model.size_class,
         tokens_bound=quote.prompt_tokens + quote.output_tokens,
     )
-    exchange.answer_headers += admission.headers()
+    exchange.rate_headers = admission.headers
     gate = fleet.gates[model.id]
     try:
         if not gate.try_enter():

@@ -20,12 +20,8 @@ from traghetto.wire.chat import (
     rewrite,
 )
 
-TEMPLATE_TOKENS_PER_MESSAGE = 16
-"""Generous room for what a chat template adds around one message, in the bound of a prompt."""
 OUTPUT_TOKENS_ASSUMED = 8192
 """Bound of an answer where neither the request nor the model's entry has one."""
-TEMPLATE_TOKENS = 256
-"""Room for what a template adds once (tool preambles, generation prompt)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +58,11 @@ async def parse(
     wanted = request.max_tokens or 1
     if prompt_tokens is not None and context is not None and prompt_tokens + wanted > context:
         raise ApiError(ErrorCode.TOO_MANY_TOKENS)
-    messages = len(call.body["messages"])
-    bound = request.prompt_bytes + messages * TEMPLATE_TOKENS_PER_MESSAGE + TEMPLATE_TOKENS
     return ChatJob(
         request,
         call,
         prompt_tokens,
-        prompt_tokens_bound=bound if prompt_tokens is None else prompt_tokens,
+        prompt_tokens_bound=request.prompt_bytes if prompt_tokens is None else prompt_tokens,
         output_tokens_bound=request.n * _output_bound(request, choice),
     )
 
