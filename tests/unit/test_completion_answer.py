@@ -151,8 +151,18 @@ def test_nesting_without_end_is_refused() -> None:
             st.lists(inner, max_size=3)
             | st.dictionaries(
                 st.sampled_from(
-                    ["choices", "message", "finish_reason", "content", "usage", "tool_calls"]
-                    + ["prompt_tokens", "completion_tokens", "prompt_tokens_details", "function"]
+                    [
+                        "choices",
+                        "message",
+                        "finish_reason",
+                        "content",
+                        "usage",
+                        "tool_calls",
+                        "prompt_tokens",
+                        "completion_tokens",
+                        "prompt_tokens_details",
+                        "function",
+                    ]
                 ),
                 inner,
                 max_size=4,

@@ -43,6 +43,8 @@ RETRIES_ALWAYS: Final = 3
 """Retries that a window of ten seconds always allows, however few its requests."""
 STALE_RETRIES_MAX: Final = 2
 HEALTH_INTERVAL_SECONDS: Final = 10.0
+COUNT_SECONDS_MAX: Final = 5.0
+"""Counting a prompt is quick or not worth waiting for."""
 
 _T = TypeVar("_T")
 
@@ -158,7 +160,7 @@ class ModelPool:
             return None
         try:
             return await _before(
-                asyncio.get_running_loop().time() + self._deadlines.first_event_seconds,
+                asyncio.get_running_loop().time() + COUNT_SECONDS_MAX,
                 member.backend.count_prompt_tokens(call),
             )
         except EngineFailure as failure:
