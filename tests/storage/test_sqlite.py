@@ -21,8 +21,6 @@ from traghetto.storage.directory_lock import DataDirectoryBusy
 from traghetto.storage.migrate import migrations
 from traghetto.storage.sqlite import SqliteStore, open_read_only
 
-SUPPORT = str(Path(__file__).parents[1])
-
 
 def script(code: str, *arguments: str) -> subprocess.Popen[str]:
     """A Python process that can import the test support."""
@@ -30,7 +28,7 @@ def script(code: str, *arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": SUPPORT},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
