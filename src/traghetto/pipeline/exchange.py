@@ -21,9 +21,12 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
+CallOnDisconnect = Callable[[Callable[[], None] | None], None]
 
 _VERSION: Final = (b"x-venice-version", CONTRACT_VERSION.encode())
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+DISCONNECT_EXTENSION: Final = "traghetto.disconnect"
+"""Our server's ASGI extension: a function that registers a callback for the disconnect."""
 JSON_CONTENT: Final = (b"content-type", b"application/json; charset=utf-8")
 
 
@@ -53,6 +56,7 @@ class Exchange:
     __slots__ = (
         "answer_headers",
         "client_address",
+        "call_on_disconnect",
         "clock",
         "headers",
         "method",
@@ -80,6 +84,8 @@ class Exchange:
         """Lower-case names, in the order received."""
         client = scope.get("client")
         self.client_address: str = client[0] if client else ""
+        extensions = scope.get("extensions") or {}
+        self.call_on_disconnect: CallOnDisconnect | None = extensions.get(DISCONNECT_EXTENSION)
         self.receive = receive
         self.send = send
         self.request_id = request_id
@@ -134,7 +140,7 @@ class Exchange:
 
     def watch_disconnect(self) -> DisconnectWatch:
         """A context in which the client's disconnect cancels the current task."""
-        return DisconnectWatch(self.receive)
+        return DisconnectWatch(self.receive, self.call_on_disconnect)
 
 
 class DisconnectWatch:
@@ -144,17 +150,23 @@ class DisconnectWatch:
     other cancellation passes through. Enter it only after the body has been read.
     """
 
-    __slots__ = ("_receive", "_task", "_watcher", "gone")
+    __slots__ = ("_call_on_disconnect", "_receive", "_task", "_watcher", "gone")
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, call_on_disconnect: CallOnDisconnect | None) -> None:
+        """`call_on_disconnect` is used where the server has it; a task waits elsewhere."""
         self._receive = receive
+        self._call_on_disconnect = call_on_disconnect
+        self._watcher: asyncio.Task[None] | None = None
         self.gone = False
 
     def __enter__(self) -> DisconnectWatch:
         task = asyncio.current_task()
         assert task is not None, "a disconnect is watched from within a task"
         self._task = task
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        if self._call_on_disconnect is not None:
+            self._call_on_disconnect(self._leave)
+        else:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return self
 
     def __exit__(
@@ -163,12 +175,18 @@ class DisconnectWatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._watcher.cancel()
+        if self._call_on_disconnect is not None:
+            self._call_on_disconnect(None)
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self.gone and isinstance(exc, asyncio.CancelledError) and self._task.uncancel() == 0:
             raise ClientGone from None
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._leave()
+
+    def _leave(self) -> None:
         self.gone = True
         self._task.cancel()
