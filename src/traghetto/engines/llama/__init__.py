@@ -1,0 +1,1 @@
+"""The llama.cpp engine: GGUF files run in this process, by the optional extra `llama`."""
