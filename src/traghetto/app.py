@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from prometheus_client import Counter
+
 from traghetto.accounts.administration import Administration
 from traghetto.accounts.control import SOCKET_NAME, serve_control
 from traghetto.accounts.directory import Directory
@@ -115,6 +117,7 @@ class Gateway:
         self._clients: dict[tuple[str, str | None], HttpClient] = {}
         self._listed: dict[str, list[Model]] = {}
         """What each `--upstream` last said it serves: a silent one keeps its models."""
+        self._attempts: dict[tuple[str, str], Counter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         self.metrics = Metrics()
@@ -326,7 +329,11 @@ class Gateway:
                 clock=self._clock,
                 tokenize=upstream.tokenize,
             )
-            return Replica(backend, upstream_model=source.model)
+            return Replica(
+                backend,
+                upstream_model=source.model,
+                counts_tokens=upstream.tokenize is not None,
+            )
         if isinstance(source, GgufSource):
             options = LlamaOptions()
             if model.context_tokens is not None:
@@ -396,7 +403,11 @@ class Gateway:
         require_admin(self.services, exchange)
 
     def _count_attempt(self, _model: str, backend: str, outcome: str, /) -> None:
-        self.metrics.backend_attempts.labels(backend, outcome).inc()
+        labels = (backend, outcome)
+        attempts = self._attempts.get(labels)
+        if attempts is None:
+            attempts = self._attempts[labels] = self.metrics.backend_attempts.labels(*labels)
+        attempts.inc()
 
 
 @asynccontextmanager

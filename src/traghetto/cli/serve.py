@@ -22,6 +22,8 @@ from traghetto.settings import SettingRow, Settings, Upstream, setting_rows
 from traghetto.storage.connector import StoreUnusable
 
 MODELS_SHOWN = 10
+GC_ALLOCATIONS = 20_000
+"""New objects between two looks for reference cycles: a request makes hundreds, and no cycles."""
 
 _KINDS: dict[str, Any] = {"integer": int, "number": float, "path": click.Path(path_type=Path)}
 
@@ -123,6 +125,7 @@ async def _run(launch: Launch, configuration: Configuration) -> None:
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GC_ALLOCATIONS)
         watch = asyncio.get_running_loop().create_task(_stop_when_broken(gateway))
         try:
             await serve_http(

@@ -61,6 +61,8 @@ class Replica:
     upstream_model: str | None = None
     """The model's name at a server across the network, whose health is then checked; None for
     engines in this process, which need no check."""
+    counts_tokens: bool = True
+    """Whether it is worth asking for an exact count of a prompt."""
 
 
 class Health(enum.Enum):

@@ -88,6 +88,7 @@ class ModelPool:
             )
             for replica in replicas
         )
+        self._counts_tokens = all(replica.counts_tokens for replica in replicas)
         self._requests_and_retries = SlidingCounts()
         self._health_interval = HEALTH_INTERVAL_SECONDS
         self._health_task: asyncio.Task[None] | None = None
@@ -155,7 +156,7 @@ class ModelPool:
 
         A replica that cannot say so now is no reason to refuse: the backend decides then.
         """
-        member = self._choose(call, ())
+        member = self._choose(call, ()) if self._counts_tokens else None
         if member is None:
             return None
         try:

@@ -48,6 +48,7 @@ class ChatStream:
         self._waiter: asyncio.Task[object] | None = None
         self._cancellations = 0
         self._is_late = False
+        self._is_ended = False
 
     @property
     def backend(self) -> str:
@@ -65,13 +66,13 @@ class ChatStream:
             payloads = await self._next()
         if payloads[-1] == DONE:
             self._disarm()
-            self._attempt.succeeded()
+            self._is_ended = True
         return payloads
 
     def fail(self, failure: EngineFailure) -> None:
         """Say that the stream is broken in a way only its reader could see.
 
-        Without effect after the stream's end.
+        Also of a stream that came to its end: whether that was a good one, its reader judges.
         """
         self._disarm()
         self._attempt.failed(failure, self._call, self._principal)
@@ -79,7 +80,10 @@ class ChatStream:
     async def aclose(self) -> None:
         """Stop the backend's work, or let go of a stream that ended; may be called twice."""
         self._disarm()
-        self._attempt.abandoned()
+        if self._is_ended:
+            self._attempt.succeeded()
+        else:
+            self._attempt.abandoned()
         await self._events.aclose()
 
     async def _next(self) -> list[bytes]:
@@ -90,7 +94,8 @@ class ChatStream:
         try:
             return await self._events.__anext__()
         except StopAsyncIteration:
-            self.fail(EngineFailure(FailureKind.BROKEN, "the stream ended without `[DONE]`"))
+            if not self._is_ended:
+                self.fail(EngineFailure(FailureKind.BROKEN, "the stream ended without `[DONE]`"))
             raise
         except EngineFailure as failure:
             self.fail(failure)

@@ -55,8 +55,8 @@ class Exchange:
 
     __slots__ = (
         "answer_headers",
-        "client_address",
         "call_on_disconnect",
+        "client_address",
         "clock",
         "headers",
         "method",

@@ -21,7 +21,7 @@ import msgspec
 from traghetto.engines.classify import failure_of_event
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.pipeline.thinking import ThinkingFilter
-from traghetto.wire.completion import BackendUsage, parse_usage
+from traghetto.wire.completion import BackendUsage, decode_answer, parse_usage
 from traghetto.wire.finish import public_finish_reason
 
 DONE_FRAME: Final = b"data: [DONE]\n\n"
@@ -36,6 +36,8 @@ class _Event(msgspec.Struct):
     usage: Any = None
     error: Any = None
     object: Any = None
+    timings: Any = None
+    """llama.cpp's; only it says how many prompt tokens came from the cache."""
 
 
 class _Delta(msgspec.Struct, forbid_unknown_fields=True):
@@ -140,13 +142,17 @@ class Relay:
         try:
             event = _decode_event(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self._fail("an event is not a JSON object of the expected form")
-            return
+            try:
+                payload = _encode(decode_answer(payload))  # Python's NaN becomes null
+                event = _decode_event(payload)
+            except (ValueError, msgspec.DecodeError):
+                self._fail("an event is not a JSON object of the expected form")
+                return
         if event.error or event.object == "error":
             self.failure = failure_of_event(event.error or _decode_any(payload))
             return
         if event.usage is not None:
-            self.usage = parse_usage(event.usage) or self.usage
+            self.usage = parse_usage(event.usage, event.timings) or self.usage
         raw = event.choices
         try:
             choices = _decode_choices(raw)

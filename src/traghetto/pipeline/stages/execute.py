@@ -183,16 +183,18 @@ class _Delivery:
                 if frames:
                     await self._send(frames)
                 if relay.failure is not None:
+                    stream.fail(relay.failure)
                     raise relay.failure
                 if not self._settlement.covers(relay.output_tokens):
                     relay.stop_at_limit()
                 if relay.complete or relay.limited:
                     return
+            relay.backend_ended()
+            if relay.failure is not None:
+                stream.fail(relay.failure)
+                raise relay.failure
         finally:
             await stream.aclose()
-        relay.backend_ended()
-        if relay.failure is not None:
-            raise relay.failure
 
     async def finish(self) -> None:
         """Charge, then say that the answer is complete."""
