@@ -390,6 +390,17 @@ def test_the_reader_that_began_first_always_finishes() -> None:
     asyncio.run(main())
 
 
+def test_a_body_that_fills_all_the_room_goes_on() -> None:
+    """A lone body never waits for room that only its own end could make."""
+
+    async def main() -> None:
+        bodies, share = BodiesInFlight(100), Share()
+        bodies.take(share, 100)
+        await asyncio.wait_for(bodies.room(share), 1)
+
+    asyncio.run(main())
+
+
 def test_a_client_that_leaves_cancels_its_handler() -> None:
     """The disconnect reaches a handler that waits, at once, and counts as 499."""
 

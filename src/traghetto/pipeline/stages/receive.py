@@ -81,8 +81,11 @@ class BodiesInFlight:
         self._wake()
 
     def _goes_first(self, share: Share) -> bool:
+        if next(iter(self._readers)) is not share:
+            return False
         complete_bytes = self._bytes - self._readers_bytes
-        return next(iter(self._readers)) is share and complete_bytes + share.bytes < self._bytes_max
+        # Nobody's end would make room for a body that is larger than all of it.
+        return complete_bytes == 0 or complete_bytes + share.bytes < self._bytes_max
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
