@@ -11,6 +11,7 @@ import hmac
 import secrets
 import uuid
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 INFERENCE_KEY_PREFIX: Final = "VENICE_INFERENCE_KEY_"
@@ -69,13 +70,22 @@ def is_well_formed_key(key: str) -> bool:
     return _checksum(body) == checksum
 
 
-def key_digest(pepper: bytes, key: str) -> bytes:
-    """What the store keeps of a key: HMAC-SHA256 under a pepper that lives outside the store.
+def key_digester(pepper: bytes) -> Callable[[str], bytes]:
+    """What turns a key into what the store keeps of it: HMAC-SHA256 under a pepper that lives
+    outside the store.
 
     A fast hash is safe here: the secret has 256 random bits, so there is nothing to guess, and a
-    slow hash would let anybody spend the server's time with wrong keys.
+    slow hash would let anybody spend the server's time with wrong keys. The keyed state is copied
+    for each key: the one-shot function would let go of the interpreter lock every time.
     """
-    return hmac.digest(pepper, key.encode(), hashlib.sha256)
+    keyed = hmac.new(pepper, digestmod=hashlib.sha256)
+
+    def digest(key: str) -> bytes:
+        state = keyed.copy()
+        state.update(key.encode())
+        return state.digest()
+
+    return digest
 
 
 def _checksum(body: str) -> str:

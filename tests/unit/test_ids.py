@@ -12,7 +12,7 @@ from traghetto.ids import (
     ADMIN_KEY_PREFIX,
     INFERENCE_KEY_PREFIX,
     is_well_formed_key,
-    key_digest,
+    key_digester,
     new_api_key,
     new_record_id,
     new_request_id,
@@ -48,9 +48,9 @@ def test_a_digest_depends_on_key_and_pepper() -> None:
     """32 bytes, different for every key and every pepper."""
     key = new_api_key(ADMIN_KEY_PREFIX)
     digests = {
-        key_digest(b"p" * 32, key),
-        key_digest(b"q" * 32, key),
-        key_digest(b"p" * 32, key + "x"),
+        key_digester(b"p" * 32)(key),
+        key_digester(b"q" * 32)(key),
+        key_digester(b"p" * 32)(key + "x"),
     }
     assert {len(digest) for digest in digests} == {32}
     assert len(digests) == 3

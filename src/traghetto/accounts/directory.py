@@ -26,7 +26,7 @@ from traghetto.ids import (
     ADMIN_KEY_PREFIX,
     INFERENCE_KEY_PREFIX,
     is_well_formed_key,
-    key_digest,
+    key_digester,
     new_api_key,
     new_record_id,
 )
@@ -57,7 +57,7 @@ class Directory:
     def __init__(self, store: Store, clock: Clock, pepper: bytes, state: StoredState) -> None:
         self._store = store
         self._clock = clock
-        self._pepper = pepper
+        self._digest = key_digester(pepper)
         self._accounts = {row.id: account_of(row) for row in state.accounts}
         self._by_name = {account.name: account.id for account in self._accounts.values()}
         self._keys = {row.id: key_of(row) for row in state.keys}
@@ -67,7 +67,7 @@ class Directory:
         """The key and account that `presented` belongs to; None if it is not valid now."""
         if not is_well_formed_key(presented):
             return None
-        digest = key_digest(self._pepper, presented)
+        digest = self._digest(presented)
         key_id = self._by_digest.get(digest)
         if key_id is None:
             return None
@@ -161,7 +161,7 @@ class Directory:
             model_privacy=model_privacy,
             expires_at_ns=expires_at_ns,
             openai_errors=openai_errors,
-            digest=key_digest(self._pepper, secret),
+            digest=self._digest(secret),
             created_ns=self._clock.utc_ns(),
             revoked=False,
         )
