@@ -182,6 +182,11 @@ class GatewayProcess:
     process: subprocess.Popen[str]
     log: Path
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
     def kill(self) -> None:
         """End it without warning, as a crash does."""
         self.process.send_signal(signal.SIGKILL)
@@ -217,6 +222,18 @@ def gateway_process(
             process.terminate()
             process.wait(40)
         process.stdout.close()
+
+
+def operate(data_dir: Path, *command: str) -> Any:
+    """What `traghetto COMMAND --json` prints for these books, decoded; fails if it is refused."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "traghetto", *command, "--data-dir", str(data_dir), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
 
 
 def _has_line(process: subprocess.Popen[str]) -> bool:

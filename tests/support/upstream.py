@@ -12,8 +12,9 @@ import contextlib
 import json
 import socket
 import struct
+import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,12 +114,27 @@ class FaultUpstream:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FaultUpstream:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=64 << 20)
+        self._loop = asyncio.get_running_loop()
+        await self._listen(0)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    def go_away(self) -> None:
+        """Refuse connections and close those there are; called from another thread."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+
+    def come_back(self) -> None:
+        """Listen again on the same port; called from another thread."""
+        asyncio.run_coroutine_threadsafe(self._listen(self.port), self._loop).result(10)
+
+    async def _listen(self, port: int) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port, limit=64 << 20)
+
+    async def _close(self) -> None:
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -202,6 +218,23 @@ async def _read_request(reader: asyncio.StreamReader, number: int) -> Request | 
     length = next((int(v) for k, v in headers if k.lower() == "content-length"), 0)
     body = await reader.readexactly(length)
     return Request(method, path, headers, body, number)
+
+
+@contextlib.contextmanager
+def upstream_in_thread(default: Act | None = None) -> Iterator[FaultUpstream]:
+    """An upstream with a thread and an event loop of its own, for tests that block as clients do."""
+    upstream = FaultUpstream(default)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="upstream")
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(upstream.__aenter__(), loop).result(10)
+        yield upstream
+    finally:
+        asyncio.run_coroutine_threadsafe(upstream.__aexit__(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @contextlib.asynccontextmanager

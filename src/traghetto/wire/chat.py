@@ -140,11 +140,14 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: Reasoning
     uses: dict[Feature, Path]
     """What the model must be able to do, and where in the body that shows first."""
+    text_bytes: int
+    """The caller's text as compact JSON, which is never shorter than the text. Estimates of what a
+    prompt had are made from it."""
     prompt_bytes: int
     """Upper bound of the prompt's tokens, media parts apart: no token is less than a byte.
 
-    It is the text as compact JSON, which is never shorter than the text, and an allowance for the
-    template. It sizes holds and admissions; only an exact count may refuse a prompt.
+    It is `text_bytes` and an allowance for the template. It sizes holds and admissions; only an
+    exact count may refuse a prompt.
     """
     parts: Parts
     user: str | None
@@ -184,14 +187,15 @@ def parse_chat(body: dict[str, Any], suffix: dict[str, Any]) -> ChatRequest:
         if name in engine_body:
             engine_body[name] = int(engine_body[name])  # JSON has 16.0 for 16
     engine_body["messages"], texts, parts = _parse_messages(body["messages"], uses)
-    prompt_bytes = TEMPLATE_BYTES + len(msgspec.json.encode(texts))
+    text_bytes, template_bytes = len(msgspec.json.encode(texts)), TEMPLATE_BYTES
     if body.get("tools"):
-        prompt_bytes += _parse_tools(body, engine_body, uses)
+        text_bytes += _parse_tools(body, engine_body, uses)
+        template_bytes += TOOLS_TEMPLATE_BYTES
     response_format = body.get("response_format")
     if response_format is not None and response_format["type"] != "text":
         uses[Feature.RESPONSE_SCHEMA] = ("response_format",)
         engine_body["response_format"] = response_format
-        prompt_bytes += len(msgspec.json.encode(response_format))
+        text_bytes += len(msgspec.json.encode(response_format))
     if body.get("logprobs") or body.get("top_logprobs"):
         uses[Feature.LOGPROBS] = ("logprobs" if body.get("logprobs") else "top_logprobs",)
     member = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
@@ -210,7 +214,8 @@ def parse_chat(body: dict[str, Any], suffix: dict[str, Any]) -> ChatRequest:
         venice=venice,
         reasoning=_parse_reasoning(body, engine_body, uses, disabled=venice.disable_thinking),
         uses=uses,
-        prompt_bytes=prompt_bytes,
+        text_bytes=text_bytes,
+        prompt_bytes=text_bytes + template_bytes,
         parts=parts,
         user=body.get("user"),
         prompt_cache_key=body.get("prompt_cache_key"),
@@ -340,7 +345,7 @@ def _parse_tools(
     for name in ("tool_choice", "parallel_tool_calls"):
         if name in body:
             engine_body[name] = body[name]
-    return TOOLS_TEMPLATE_BYTES + len(msgspec.json.encode(tools))
+    return len(msgspec.json.encode(tools))
 
 
 def _parse_venice(parameters: dict[str, Any], uses: dict[Feature, Path]) -> VeniceParameters:

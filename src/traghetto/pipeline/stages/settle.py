@@ -164,7 +164,7 @@ class Settlement:
     def _counted(self, output_tokens: int) -> BackendUsage:
         prompt = self._job.prompt_tokens
         if prompt is None:
-            prompt = estimated_tokens(self._job.request.prompt_bytes)
+            prompt = estimated_tokens(self._job.request.text_bytes)
         return BackendUsage(
             prompt_tokens=prompt,
             completion_tokens=min(output_tokens, self._quote.output_tokens),
