@@ -27,7 +27,7 @@ REFUSALS = {
     Fault.REJECTED_INPUT: FailureKind.REJECTED_INPUT,
     Fault.BROKEN: FailureKind.BROKEN,
 }
-SILENT = {Fault.HANG, Fault.STALL_AFTER}
+SILENT = (Fault.HANG, Fault.STALL_AFTER)
 
 
 def faulty(fault: Fault, **measures: Any) -> SimulatorBackend:
