@@ -228,7 +228,7 @@ def test_the_last_funds_do_not_exceed_a_keys_limit() -> None:
     in_loop(test)
 
 
-@pytest.mark.parametrize("second", ["settle", "void", "extend", "renew", "durable"])
+@pytest.mark.parametrize("second", ["settle", "void", "extend", "durable"])
 @pytest.mark.parametrize("first", ["settle", "void"])
 def test_a_hold_ends_exactly_once(first: str, second: str) -> None:
     """Whatever ended a hold, using it again is an error and changes nothing."""
@@ -240,7 +240,6 @@ def test_a_hold_ends_exactly_once(first: str, second: str) -> None:
             "settle": lambda: taken.settle(charge("r", 3)),
             "void": taken.void,
             "extend": lambda: taken.extend(1),
-            "renew": taken.renew,
             "durable": taken.durable,
         }
         uses[first]()
@@ -303,14 +302,14 @@ def test_nothing_is_admitted_to_a_broken_store() -> None:
     asyncio.run(run())
 
 
-def test_an_abandoned_hold_expires_and_a_renewed_one_does_not() -> None:
+def test_an_abandoned_hold_expires_and_a_younger_one_does_not_yet() -> None:
     """The sweep frees what nobody ended, oldest first."""
 
     def test() -> None:
         books = open_books(usd=USD)
-        lost, kept = books.reserve("lost", CENT), books.reserve("kept", CENT)
+        lost = books.reserve("lost", CENT)
         books.clock.advance(600)
-        kept.renew()
+        kept = books.reserve("kept", CENT)
         books.clock.advance(600)
         assert books.book.sweep() == 1
         assert (lost.ended, kept.ended) == (True, False)

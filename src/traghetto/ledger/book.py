@@ -273,13 +273,6 @@ class Book:
             self._store.submit((HoldExtended(hold.request_id, hold.amount_nano_usd),))
         return True
 
-    def renew_hold(self, hold: Hold) -> None:
-        """Give a hold its full life again."""
-        if hold.ended:
-            raise HoldEnded(hold.request_id)
-        hold.expires_at = self._clock.monotonic() + self._hold_seconds
-        self._open.move_to_end(hold.request_id)
-
     def settle_hold(self, hold: Hold, charge: Charge) -> Receipt:
         """Release the hold and charge what its request used, within the hold's bounds."""
         self._end(hold)

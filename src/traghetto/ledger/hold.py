@@ -29,7 +29,6 @@ class HoldKeeper(Protocol):
 
     def write_hold(self, hold: Hold) -> Durability: ...
     def extend_hold(self, hold: Hold, nano_usd: int) -> bool: ...
-    def renew_hold(self, hold: Hold) -> None: ...
     def settle_hold(self, hold: Hold, charge: Charge) -> Receipt: ...
     def void_hold(self, hold: Hold) -> Durability | None: ...
 
@@ -96,10 +95,6 @@ class Hold:
     def extend(self, nano_usd: int) -> bool:
         """Take `nano_usd` more; False, and nothing taken, if funds or limits refuse."""
         return self.keeper.extend_hold(self, nano_usd)
-
-    def renew(self) -> None:
-        """Start the hold's life anew: its request is still being served."""
-        self.keeper.renew_hold(self)
 
     def settle(self, charge: Charge) -> Receipt:
         """End the hold with a charge. Raises HoldEnded the second time."""

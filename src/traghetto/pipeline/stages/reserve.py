@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traghetto.errors import ApiError, ErrorCode
 from traghetto.ledger.book import Hold
 from traghetto.pipeline.quote import OUTPUT_SLICE_TOKENS, Quote, quote_chat
 from traghetto.pipeline.services import Services
@@ -18,6 +19,8 @@ def reserve(services: Services, caller: Caller, job: ChatJob, quote: Quote) -> H
     Checking and holding are one synchronous step, so concurrent requests never spend the same
     money. Raises ApiError: the three 402 codes, UNKNOWN_ERROR if the store cannot be trusted.
     """
+    if not services.book.healthy:
+        raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken")
     if not quote.nano_usd:
         return None
     bound = quote.nano_usd

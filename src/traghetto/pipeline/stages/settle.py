@@ -80,10 +80,7 @@ class Settlement:
         or could be extended so far. Only `overdraft = "never"` takes holds that need extending.
         """
         hold = self.hold
-        if hold is None:
-            return True
-        hold.renew()  # an answer that is still flowing keeps its funds
-        if self._services.settings.overdraft != "never":
+        if hold is None or self._services.settings.overdraft != "never":
             return True
         pricing = self._quote.pricing
         needed = quote_chat(
