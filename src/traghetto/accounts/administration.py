@@ -78,13 +78,15 @@ class Administration:
             raise OperationRefused(str(refusal)) from refusal
 
     async def first_start(self) -> str | None:
-        """Register the first account with an ADMIN key; its secret, or None if not the first.
+        """Make the first ADMIN key; its secret, or None if there has been one.
 
-        The account starts with 0 USD.
+        It belongs to the first account, which is registered with 0 USD if there is none.
         """
-        if not self._directory.is_empty:
+        if self._directory.has_had_admin_key:
             return None
-        account, _ = self._directory.create_account(FIRST_ACCOUNT)
+        account = next(iter(self._directory.accounts()), None)
+        if account is None:
+            account, _ = self._directory.create_account(FIRST_ACCOUNT)
         created = self._directory.create_key(
             account.id, KeyKind.ADMIN, description="created at the first start"
         )

@@ -80,10 +80,14 @@ class Directory:
         """Whether the key's time is over."""
         return key.expires_at_ns is not None and key.expires_at_ns <= self._clock.utc_ns()
 
+    def account_count(self) -> int:
+        """How many accounts there are."""
+        return len(self._accounts)
+
     @property
-    def is_empty(self) -> bool:
-        """Whether nobody has ever been registered."""
-        return not self._accounts
+    def has_had_admin_key(self) -> bool:
+        """Whether an ADMIN key was ever made, revoked ones included."""
+        return any(key.kind is KeyKind.ADMIN for key in self._keys.values())
 
     def accounts(self) -> Iterable[Account]:
         """Every account, oldest first."""

@@ -15,6 +15,7 @@ import click
 from traghetto.app import Gateway, Launch, Started, open_gateway
 from traghetto.catalog.config_file import Configuration
 from traghetto.cli.output import note
+from traghetto.engines.llama.library import LlamaLoadFailure
 from traghetto.http.front_door import FrontDoorLimits
 from traghetto.http.server import ServerOptions
 from traghetto.http.server import serve as serve_http
@@ -97,7 +98,7 @@ def serve(
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(launch, configuration))
-    except StoreUnusable as refusal:
+    except (StoreUnusable, LlamaLoadFailure) as refusal:
         raise click.ClickException(str(refusal)) from refusal
 
 
@@ -126,16 +127,26 @@ async def _run(launch: Launch, configuration: Configuration) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS)
+        shown = False
+
+        def say_started(url: str) -> None:
+            nonlocal shown
+            shown = True
+            _say_started(url, started)
+
         watch = asyncio.get_running_loop().create_task(_stop_when_broken(gateway))
         try:
             await serve_http(
                 gateway.dispatch,
                 _server_options(settings),
-                on_started=lambda url: _say_started(url, started),
+                on_started=say_started,
                 on_reload=gateway.request_reload,
             )
         finally:
             watch.cancel()
+            if not shown and started.admin_key is not None:
+                # The address could not be had, but the key exists and is never shown again.
+                _say_admin_key(started.admin_key)
         broken = gateway.stopped.is_set()
     if broken:
         raise click.ClickException(
@@ -165,11 +176,15 @@ def _server_options(settings: Settings) -> ServerOptions:
     )
 
 
+def _say_admin_key(secret: str) -> None:
+    click.echo(f"Admin key (shown once): {secret}")
+
+
 def _say_started(url: str, started: Started) -> None:
     """The lines an operator sees. They go to standard error, but for the address and the key."""
     click.echo(f"Traghetto answers at {url}/api/v1")
     if started.admin_key is not None:
-        click.echo(f"Admin key (shown once): {started.admin_key}")
+        _say_admin_key(started.admin_key)
     ids = [model.id for model in started.models]
     shown = ", ".join(ids[:MODELS_SHOWN])
     more = f" and {len(ids) - MODELS_SHOWN} more" if len(ids) > MODELS_SHOWN else ""

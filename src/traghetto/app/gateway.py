@@ -1,0 +1,244 @@
+"""A gateway: everything behind the HTTP server, wired once.
+
+The books, the directory, the models with their backends, the control socket and the ASGI
+application. Nothing here is touched per request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from traghetto.accounts.administration import Administration
+from traghetto.accounts.control import SOCKET_NAME, serve_control
+from traghetto.accounts.directory import Directory
+from traghetto.accounts.pepper import FILE_NAME as PEPPER_FILE_NAME
+from traghetto.accounts.pepper import read_or_create_pepper
+from traghetto.app.fleet import EMPTY_FLEET, Built, FleetBuilder
+from traghetto.app.launch import Launch
+from traghetto.catalog.config_file import Configuration
+from traghetto.catalog.discovery import Suggestion
+from traghetto.catalog.model import Model
+from traghetto.clock import Clock, SystemClock
+from traghetto.endpoints.table import endpoint_table
+from traghetto.errors import ErrorStyle
+from traghetto.http.dispatch import Dispatch, EdgeServices, Readiness
+from traghetto.ledger.book import Book, day_window
+from traghetto.limits.budget import FailedRequestBudget
+from traghetto.limits.rates import RateLimiter
+from traghetto.pipeline.exchange import Exchange
+from traghetto.pipeline.services import Fleet, Services
+from traghetto.pipeline.stages.authenticate import require_admin
+from traghetto.pipeline.stages.receive import BodiesInFlight
+from traghetto.settings import Settings
+from traghetto.storage.connector import Store
+from traghetto.storage.sqlite import SqliteStore
+from traghetto.telemetry import Metrics, configure_logging, log_event
+from traghetto.wire.schema import validator_for
+
+SWEEP_SECONDS: Final = 5.0
+UPSTREAM_RETRY_SECONDS: Final = 5.0
+RETIRE_POLL_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a start has to tell the operator, besides its address."""
+
+    admin_key: str | None
+    """The secret of the first admin key; shown once, on the first start."""
+    models: tuple[Model, ...]
+    free_line: str | None
+    suggestions: tuple[Suggestion, ...]
+    warnings: tuple[str, ...]
+
+
+class Gateway:
+    """A running gateway without its HTTP server; made by `open_gateway`."""
+
+    def __init__(self, launch: Launch, settings: Settings, store: Store, clock: Clock) -> None:
+        self._launch = launch
+        self._clock = clock
+        self._store = store
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reloading = asyncio.Lock()
+        self.metrics = Metrics()
+        self.stopped = asyncio.Event()
+        """Set when the books can no longer be trusted: the process must end."""
+        pepper_path = settings.pepper_file or settings.data_dir / PEPPER_FILE_NAME
+        state = store.load(day_window(clock.utc_ns()))
+        self.directory = Directory(store, clock, read_or_create_pepper(pepper_path), state)
+        self.book = Book(
+            store,
+            clock,
+            state,
+            overdraft=settings.overdraft,
+            hold_seconds=settings.hold_seconds_max,
+        )
+        self.administration = Administration(self.directory, self.book)
+        self._builder = FleetBuilder(launch, clock, self.metrics, self.directory.account_count)
+        self.services = Services(
+            settings=settings,
+            clock=clock,
+            directory=self.directory,
+            book=self.book,
+            rates=_rate_limiter(settings, clock, launch),
+            budget=FailedRequestBudget(
+                clock,
+                failed_requests_max=settings.failed_requests_max,
+                unsupported_requests_max=settings.unsupported_requests_max,
+                window_seconds=settings.failed_requests_window_seconds,
+                block_seconds=settings.failed_requests_block_seconds,
+                reset_style=settings.ratelimit_reset_style,
+            ),
+            bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
+            fleet=EMPTY_FLEET,
+            stop=self._stop,
+        )
+        self.dispatch = Dispatch(
+            endpoint_table(self.services),
+            EdgeServices(
+                clock=clock,
+                metrics=self.metrics,
+                style=ErrorStyle(settings.error_code_header, settings.openai_error_objects),
+                readiness=self._readiness,
+                authorise_metrics=self._authorise_metrics,
+                access_log=settings.access_log,
+            ),
+        )
+
+    async def start(self, configuration: Configuration) -> Started:
+        """Recover the books, build the models, and begin the background work."""
+        settings = configuration.settings
+        validator_for("ChatCompletionRequest")  # compiled now, not in the first request
+        recovery = self.book.recover()
+        if recovery.durable is not None:
+            await recovery.durable
+            log_event("warn", "holds_recovered", count=recovery.holds_voided)
+        built = await self._builder.build(configuration, EMPTY_FLEET)
+        suggestions = await self._builder.suggestions(configuration)
+        self._serve(built)
+        self._spawn(self._sweep_holds())
+        warnings = [
+            f"{upstream.url} does not answer yet; its models follow" for upstream in built.missing
+        ]
+        if settings.durability == "normal":
+            warnings.append(
+                'durability = "normal": a power cut can lose the last charges; "full" cannot'
+            )
+        # Last, because the key is shown once: nothing that can fail comes after it.
+        admin_key = await self.administration.first_start()
+        return Started(
+            admin_key, built.models, built.free_line, tuple(suggestions), tuple(warnings)
+        )
+
+    async def aclose(self) -> None:
+        """Stop the background work, then the backends, then the store."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pool in self.services.fleet.pools.values():
+            await pool.aclose()
+        await self._store.aclose()
+
+    def request_reload(self) -> None:
+        """Read the configuration again, in the background; an invalid one changes nothing."""
+        self._spawn(self.reload())
+
+    async def reload(self) -> None:
+        """Replace models and prices; the old ones stay if the configuration is refused.
+
+        Requests in flight keep the models they began with. Settings other than models and their
+        deadlines take effect at the next start.
+        """
+        async with self._reloading:
+            try:
+                built = await self._builder.build(self._launch.configuration(), self.services.fleet)
+            except (OSError, ValueError) as refusal:
+                log_event("error", "reload_refused", reason=str(refusal))
+                return
+            retired = self.services.fleet
+            self._serve(built)
+            log_event("info", "reloaded", count=len(built.models))
+            self._spawn(self._retire(retired, built.fleet))
+
+    def _serve(self, built: Built) -> None:
+        self.services.fleet = built.fleet
+        if built.missing:
+            self._spawn(self._retry_upstreams())
+
+    # Background work
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sweep_holds(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            if swept := self.book.sweep():
+                log_event("error", "holds_expired", count=swept)
+
+    async def _retry_upstreams(self) -> None:
+        """Try silent upstreams again until a reload finds them."""
+        await asyncio.sleep(UPSTREAM_RETRY_SECONDS)
+        await self.reload()
+
+    async def _retire(self, old: Fleet, new: Fleet) -> None:
+        """Close the pools that a new fleet has not kept, once their last request has ended."""
+        kept = set(map(id, new.pools.values()))
+        for pool in old.pools.values():
+            if id(pool) not in kept:
+                while any(member.outstanding for member in pool.members):  # noqa: ASYNC110 - rare
+                    await asyncio.sleep(RETIRE_POLL_SECONDS)
+                await pool.aclose()
+
+    def _stop(self, reason: str) -> None:
+        log_event("error", "store_broken", reason=reason)
+        self.stopped.set()
+
+    def _readiness(self) -> Readiness:
+        return "ready" if self.book.healthy else "failing"
+
+    def _authorise_metrics(self, exchange: Exchange) -> None:
+        require_admin(self.services, exchange)
+
+
+@asynccontextmanager
+async def open_gateway(
+    launch: Launch, configuration: Configuration, clock: Clock | None = None
+) -> AsyncIterator[tuple[Gateway, Started]]:
+    """A started gateway, closed when the context is left.
+
+    Raises ValueError or OSError, with a sentence for the operator, if it cannot start.
+    """
+    settings = configuration.settings
+    clock = clock or SystemClock()
+    configure_logging(settings.log_level, clock)
+    store = SqliteStore(settings.data_dir, durability=settings.durability)
+    gateway = Gateway(launch, settings, store, clock)
+    try:
+        started = await gateway.start(configuration)
+        control = await serve_control(settings.data_dir / SOCKET_NAME, gateway.administration)
+        try:
+            yield gateway, started
+        finally:
+            await control.aclose()
+    finally:
+        await gateway.aclose()
+
+
+def _rate_limiter(settings: Settings, clock: Clock, launch: Launch) -> RateLimiter:
+    """Limits are on, except where the gateway was started without configuration to try it."""
+    unconfigured = launch.config_path is None and not launch.upstreams
+    enabled = settings.rate_limits == "on" or (settings.rate_limits == "auto" and not unconfigured)
+    return RateLimiter(
+        clock,
+        enabled=enabled,
+        own_numbers=settings.rate_limit_classes,
+        reset_style=settings.ratelimit_reset_style,
+    )
