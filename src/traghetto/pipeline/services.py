@@ -1,4 +1,4 @@
-"""What the stages work with: built once in `app.py`, shared by every request."""
+"""What the stages work with: built once in `app`, shared by every request."""
 
 from __future__ import annotations
 

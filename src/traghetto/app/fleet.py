@@ -1,0 +1,353 @@
+"""The fleet: which models are served, by which concrete engines.
+
+It reads models from the configuration, the command line and the servers themselves, and gives each
+its pool. A reload keeps the pool of every model that is served as before: its connections, its
+breakers and a loaded model file stay.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from prometheus_client import Counter
+
+from traghetto.app.launch import Launch
+from traghetto.catalog.catalog import Catalog, Merged, merge
+from traghetto.catalog.config_file import Configuration
+from traghetto.catalog.discovery import Suggestion, discover
+from traghetto.catalog.model import (
+    UNSERVED_CAPABILITIES,
+    BackendSource,
+    GgufSource,
+    Model,
+    SimulatorSource,
+    UpstreamSource,
+    unpriced_model,
+)
+from traghetto.clock import Clock
+from traghetto.engines.breaker import SINGLE_USER
+from traghetto.engines.failures import EngineFailure
+from traghetto.engines.llama.backend import LlamaBackend
+from traghetto.engines.llama.library import LlamaOptions
+from traghetto.engines.openai.backend import OpenAIBackend
+from traghetto.engines.openai.client import HttpClient, read_body
+from traghetto.engines.pool import ModelPool, Replica
+from traghetto.engines.protocols import Deadlines
+from traghetto.engines.simulator.backend import SimulatorBackend, SimulatorOptions
+from traghetto.engines.simulator.faults import Fault, FaultPlan, PlannedFault
+from traghetto.limits.concurrency import Gate
+from traghetto.pipeline.exchange import Header
+from traghetto.pipeline.services import Fleet
+from traghetto.settings import Settings, Upstream
+from traghetto.telemetry import Metrics, log_event
+from traghetto.wire.capabilities import Capabilities
+from traghetto.wire.completion import decode_answer
+
+SIMULATOR_ID: Final = "simulator"
+DEFAULT_TRAIT: Final = "default"
+LISTING_BYTES_MAX: Final = 1 << 20
+
+EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {})
+
+LOCAL_CAPABILITIES: Final = Capabilities(
+    supportsFunctionCalling=True, supportsResponseSchema=True, supportsLogProbs=True
+)
+"""What llama.cpp does with any model whose template allows it."""
+
+SIMULATOR_CAPABILITIES: Final = Capabilities(
+    supportsFunctionCalling=True,
+    supportsResponseSchema=True,
+    supportsLogProbs=True,
+    supportsReasoning=True,
+    supportsReasoningEffort=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A fleet, and what an operator is told of it."""
+
+    fleet: Fleet
+    models: tuple[Model, ...]
+    free_line: str | None
+    missing: tuple[Upstream, ...]
+    """Upstreams of the command line that do not answer."""
+
+
+class FleetBuilder:
+    """Builds the fleets of one gateway."""
+
+    def __init__(
+        self, launch: Launch, clock: Clock, metrics: Metrics, count_accounts: Callable[[], int]
+    ) -> None:
+        self._launch = launch
+        self._clock = clock
+        self._metrics = metrics
+        self._count_accounts = count_accounts
+        self._random = random.Random()  # noqa: S311 - spreads load and retries, keeps no secret
+        self._clients: dict[tuple[str, str | None], HttpClient] = {}
+        self._attempts: dict[tuple[str, str], Counter] = {}
+        self._listed: dict[str, list[Model]] = {}
+        """What each `--upstream` last said it serves: a silent one keeps its models."""
+        self._served_as: dict[str, _ServedAs] = {}
+        """How the pool of each model was made."""
+
+    async def build(self, configuration: Configuration, before: Fleet) -> Built:
+        """The fleet of `configuration`; pools and gates of `before` that still fit are kept.
+
+        Raises ValueError or OSError, with a sentence for the operator; `before` is then untouched.
+        """
+        merged, missing = await self._merged(configuration)
+        served_as: dict[str, _ServedAs] = {}
+        pools: dict[str, ModelPool] = {}
+        models: list[Model] = []
+        for model in Catalog(merged.models).models:
+            way = served_as[model.id] = _served_as(model, configuration.settings)
+            pool = before.pools.get(model.id)
+            if pool is None or self._served_as.get(model.id) != way:
+                replicas = [await self._replica(model, source) for source in model.backends]
+                pool = self._pool(model.id, replicas, way.deadlines) if replicas else None
+            if pool is not None:
+                pools[model.id] = pool
+            models.append(_with_local_context(model, pool))
+        for pool in pools.values():
+            pool.start()
+        self._served_as = served_as
+        fleet = Fleet(
+            Catalog(models),
+            pools,
+            {model.id: self._gate(model, before) for model in models},
+            {model.id: _model_headers(model) for model in models},
+        )
+        return Built(fleet, tuple(models), merged.free_line(), tuple(missing))
+
+    async def suggestions(self, configuration: Configuration) -> list[Suggestion]:
+        """Model servers on this machine, looked for only where nothing was configured."""
+        if configuration.models or self._launch.adds_models:
+            return []
+        return await discover(_fetch_models)
+
+    async def _merged(self, configuration: Configuration) -> tuple[Merged, list[Upstream]]:
+        """The models of the file and the command line, and the upstreams that did not answer."""
+        found: list[Model] = []
+        missing: list[Upstream] = []
+        created = self._clock.utc_ns() // 1_000_000_000
+        for upstream in self._launch.upstreams:
+            try:
+                self._listed[upstream.url] = await self._models_of(upstream, created)
+            except EngineFailure as failure:
+                log_event("warn", "upstream_silent", url=upstream.url, reason=failure.reason)
+                missing.append(upstream)
+            found += self._listed.get(upstream.url, ())
+        found += (
+            unpriced_model(
+                path.stem, GgufSource(path), created=created, capabilities=LOCAL_CAPABILITIES
+            )
+            for path in self._launch.gguf_files
+        )
+        if not (configuration.models or self._launch.adds_models):
+            found.append(_simulator_model(created))
+        if found and not any(DEFAULT_TRAIT in model.traits for model in configuration.models):
+            found[0] = replace(found[0], traits=(DEFAULT_TRAIT,))
+        return merge(configuration.models, found), missing
+
+    async def _models_of(self, upstream: Upstream, created: int) -> list[Model]:
+        backend = OpenAIBackend(
+            upstream.name, self._client(upstream), "", clock=self._clock, tokenize=upstream.tokenize
+        )
+        try:
+            listed = await backend.models()
+        finally:
+            await backend.aclose()
+        return [
+            unpriced_model(
+                model.id,
+                UpstreamSource(upstream, model.id),
+                created=created,
+                context_tokens=model.context_tokens,
+                capabilities=_capabilities(model.capabilities),
+            )
+            for model in listed
+            if model.type == "text"
+        ]
+
+    def _gate(self, model: Model, before: Fleet) -> Gate:
+        """The model's gate. One with the same numbers survives a reload, with the calls in it."""
+        old = before.catalog.by_id(model.id)
+        limits = (model.concurrency_max, model.queue_max, model.queue_seconds_max)
+        if old is not None and (
+            limits == (old.concurrency_max, old.queue_max, old.queue_seconds_max)
+        ):
+            return before.gates[model.id]
+        return Gate(
+            self._clock,
+            concurrency_max=model.concurrency_max,
+            queue_max=model.queue_max,
+            queue_seconds_max=model.queue_seconds_max,
+        )
+
+    def _pool(self, model_id: str, replicas: list[Replica], deadlines: Deadlines) -> ModelPool:
+        return ModelPool(
+            model_id,
+            replicas,
+            deadlines=deadlines,
+            clock=self._clock,
+            rng=self._random,
+            guard=SINGLE_USER if self._count_accounts() <= 1 else None,
+            report=_report,
+            on_attempt=self._count_attempt,
+        )
+
+    async def _replica(self, model: Model, source: BackendSource) -> Replica:
+        if isinstance(source, UpstreamSource):
+            upstream = source.upstream
+            backend = OpenAIBackend(
+                upstream.name,
+                self._client(upstream),
+                source.model,
+                clock=self._clock,
+                tokenize=upstream.tokenize,
+            )
+            return Replica(
+                backend,
+                upstream_model=source.model,
+                counts_tokens=upstream.tokenize is not None,
+            )
+        if isinstance(source, GgufSource):
+            options = LlamaOptions(
+                context_tokens=model.context_tokens or LlamaOptions().context_tokens,
+                # llama.cpp's threads spin while they wait: one core stays for everything else.
+                threads=max(1, (os.cpu_count() or 1) - 1),
+            )
+            return Replica(
+                await LlamaBackend.load(source.path, options, name=model.id, clock=self._clock)
+            )
+        return Replica(_simulator(model, source, self._clock))
+
+    def _client(self, upstream: Upstream) -> HttpClient:
+        """One client per server and key, shared by the backends of its models."""
+        identity = (upstream.url, upstream.key_env)
+        client = self._clients.get(identity)
+        if client is None:
+            key = None
+            if upstream.key_env is not None:
+                key = os.environ.get(upstream.key_env)
+                if key is None:
+                    raise ValueError(
+                        f"upstream {upstream.name!r} takes its key from {upstream.key_env}, which "
+                        "is not set: export it, or remove `key_env`"
+                    )
+            client = self._clients[identity] = HttpClient(upstream.url, key)
+        return client
+
+    def _count_attempt(self, _model: str, backend: str, outcome: str, /) -> None:
+        labels = (backend, outcome)
+        attempts = self._attempts.get(labels)
+        if attempts is None:
+            attempts = self._attempts[labels] = self._metrics.backend_attempts.labels(*labels)
+        attempts.inc()
+
+
+@dataclass(frozen=True, slots=True)
+class _ServedAs:
+    """Everything that a pool was made from; an equal one can be kept."""
+
+    backends: tuple[BackendSource, ...]
+    context_tokens: int | None
+    deadlines: Deadlines
+
+
+def _served_as(model: Model, settings: Settings) -> _ServedAs:
+    deadlines = Deadlines(
+        model.first_event_seconds or settings.first_event_seconds,
+        model.between_events_seconds or settings.between_events_seconds,
+        model.total_seconds or settings.total_seconds,
+    )
+    return _ServedAs(model.backends, model.context_tokens, deadlines)
+
+
+def _simulator_model(created: int) -> Model:
+    return unpriced_model(
+        SIMULATOR_ID,
+        SimulatorSource(),
+        created=created,
+        context_tokens=SimulatorOptions().context_tokens,
+        capabilities=SIMULATOR_CAPABILITIES,
+    )
+
+
+def _simulator(model: Model, source: SimulatorSource, clock: Clock) -> SimulatorBackend:
+    defaults = SimulatorOptions()
+    options = SimulatorOptions(
+        model=model.id,
+        context_tokens=model.context_tokens or defaults.context_tokens,
+        first_token_seconds=source.first_token_seconds,
+        token_seconds=source.token_seconds,
+    )
+    faults = None
+    if source.fault is not None:
+        faults = FaultPlan(PlannedFault(Fault(source.fault)))
+    return SimulatorBackend(clock=clock, options=options, faults=faults)
+
+
+def _capabilities(claimed: dict[str, Any]) -> Capabilities:
+    """What a server says its model can do, with what OpenAI-compatible servers usually can."""
+    usual = {
+        "supportsFunctionCalling": True,
+        "supportsResponseSchema": True,
+        "supportsLogProbs": True,
+    }
+    known = set(Capabilities.__struct_fields__) - UNSERVED_CAPABILITIES
+    return Capabilities(**{k: v for k, v in (usual | claimed).items() if k in known})
+
+
+def _with_local_context(model: Model, pool: ModelPool | None) -> Model:
+    """A model whose context only its loaded file tells, told."""
+    for member in () if pool is None else pool.members:
+        if isinstance(member.backend, LlamaBackend):
+            return replace(model, context_tokens=member.backend.context_tokens)
+    return model
+
+
+def _model_headers(model: Model) -> tuple[Header, ...]:
+    """What an answer says about its model (contract B.1.8); header values are Latin-1."""
+    name = (model.name or model.id).encode("latin-1", "replace")
+    headers: list[Header] = [
+        (b"x-venice-model-id", model.id.encode()),
+        (b"x-venice-model-name", name),
+        (b"x-venice-model-router", b"traghetto"),
+    ]
+    deprecation = model.deprecation
+    if deprecation is not None:
+        headers += [
+            (b"x-venice-model-deprecation-warning", b"This model is deprecated"),
+            (b"x-venice-model-deprecation-date", deprecation.removes_at.encode()),
+            (b"x-venice-deprecated", b"true"),
+        ]
+        if deprecation.replacement_model_id is not None:
+            headers.append(
+                (b"x-venice-deprecated-replacement", deprecation.replacement_model_id.encode())
+            )
+    return tuple(headers)
+
+
+async def _fetch_models(url: str) -> Any:
+    """The decoded models listing of a server that nobody configured; raises OSError, ValueError."""
+    client = HttpClient(url)
+    client.join()
+    try:
+        async with client.request("GET", client.api / "models") as response:
+            return decode_answer(await read_body(response, LISTING_BYTES_MAX))
+    except EngineFailure as failure:
+        raise OSError(failure.reason) from failure
+    finally:
+        await client.leave()
+
+
+def _report(level: Literal["info", "warn", "error"], event: str, /, **fields: Any) -> None:
+    """Write down that a backend changed its state."""
+    log_event(level, event, **fields)
