@@ -35,6 +35,9 @@ Tokenizer = Literal["vllm", "llama.cpp"]
 
 DRAIN_SECONDS_MAX: Final = 0.5
 """How long a finished stream may take to end its body, so that its connection can be kept."""
+STREAM_READ_BYTES_MAX: Final = 32 * 1024
+"""Most of a stream that is handed on at once. It counts as delivered when the client's connection
+has taken it, so a burst must not go there in one piece that no socket accepts."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -174,10 +177,10 @@ def _is_text_only(body: dict[str, Any]) -> bool:
 async def _events(response: ClientResponse) -> AsyncGenerator[list[bytes], None]:
     """The payloads of a stream, read by read; raises EngineFailure where it goes wrong."""
     decoder = SseDecoder()
-    feed, read = decoder.feed, response.content.readany
+    feed, read = decoder.feed, response.content.read
     is_done = False
     try:
-        while chunk := await read():
+        while chunk := await read(STREAM_READ_BYTES_MAX):
             try:
                 payloads = feed(chunk)
             except SseTooLarge as error:

@@ -28,7 +28,9 @@ async def admit(
 ) -> AsyncIterator[Admission]:
     """A place among the requests that the model serves at once.
 
-    Raises ApiError: INSUFFICIENT_BALANCE, API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
+    A client that leaves while its request waits gives its place in the queue to the next one.
+
+    Raises ClientGone, and ApiError: INSUFFICIENT_BALANCE, API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
     API_KEY_USD_SPEND_LIMIT_EXCEEDED, RATE_LIMIT_EXCEEDED, MODEL_AT_CAPACITY.
     """
     account = caller.account
@@ -45,7 +47,8 @@ async def admit(
     gate = fleet.gates[model.id]
     try:
         if not gate.try_enter():
-            await gate.enter(account.id)
+            with exchange.watch_disconnect():
+                await gate.enter(account.id)
     except BaseException:
         admission.correct(0)
         raise
