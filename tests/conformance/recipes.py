@@ -69,12 +69,15 @@ class Scene:
     upstream: FaultUpstream
     account: str
     key: str
+    stream: bool = False
+    """Whether its requests ask for a stream: an error before the first byte is the same."""
 
     def chat(self, model: str = "priced", **members: Any) -> Answer:
         return ask(self.gateway, self.key, self.body(model, **members))
 
     def body(self, model: str = "priced", **members: Any) -> dict[str, Any]:
-        return chat_body(model, messages=[{"role": "user", "content": CANARY}]) | members
+        sound = chat_body(model, messages=[{"role": "user", "content": CANARY}])
+        return sound | ({"stream": True} if self.stream else {}) | members
 
     def key_of(self, *, account: Mapping[str, Any] | None = None, **key: Any) -> str:
         """A fresh key: of the scene's account, or of a new one with these attributes."""
@@ -159,7 +162,7 @@ def gateway_toml(upstream: FaultUpstream) -> str:
         + model_toml("terse", size_class='"m"')
         + model_toml("busy", fault='"hang"', concurrency_max="1", queue_max="0")
         + model_toml("broken", fault='"broken"')
-        + model_toml("slow", fault='"hang"', total_seconds="0.2")
+        + model_toml("slow", fault='"hang"', total_seconds="0.2", first_event_seconds="0.2")
         + model_toml("overloaded", fault='"overloaded"')
         + model_toml("full", fault='"at-capacity"')
         + model_toml("prudish", fault='"content-policy"')

@@ -39,14 +39,15 @@ EVERYWHERE = {
 }
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_code(recipe: Recipe, tmp_path: Path) -> None:
+def test_code(recipe: Recipe, stream: bool, tmp_path: Path) -> None:
     """The code is provoked for real; its answer is exact, it is logged as published, and free."""
     with (
         upstream_and_toml() as (upstream, toml),
         running_gateway(tmp_path, toml, clock=ManualClock(), **recipe.settings) as gateway,
     ):
-        scene = Scene(gateway, upstream, "first", "")
+        scene = Scene(gateway, upstream, "first", "", stream)
         scene.key_of(account={"usd": "10"})
         answer = recipe.provoke(scene)
         assert_bytes(recipe, answer)
