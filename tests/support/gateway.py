@@ -209,12 +209,10 @@ def gateway_process(
         )
     assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        match = re.search(r"http://\S+?(?=/api)", line)
-        assert match, f"no address in {line!r}; {log.read_text()}"
-        found = re.search(
-            r"VENICE_ADMIN_KEY_\w+", process.stdout.readline() if _has_line(process) else ""
-        )
+        printed = _first_lines(process)
+        match = re.search(r"http://\S+?(?=/api)", printed)
+        assert match, f"no address in {printed!r}; {log.read_text()}"
+        found = re.search(r"VENICE_ADMIN_KEY_\w+", printed)
         key = found[0] if found else None
         yield GatewayProcess(match[0], key, process, log)
     finally:
@@ -236,10 +234,18 @@ def operate(data_dir: Path, *command: str) -> Any:
     return json.loads(finished.stdout)
 
 
-def _has_line(process: subprocess.Popen[str]) -> bool:
-    """Whether another line is on its way (the key follows the address at once, or never)."""
+def _first_lines(process: subprocess.Popen[str]) -> str:
+    """What is printed at the start: the address, and the key that follows it at once or never."""
     assert process.stdout is not None
-    return bool(select.select([process.stdout], [], [], 0.3)[0])
+    printed = b""
+    # Read from the descriptor: a buffered line would not be seen by `select`.
+    while printed.count(b"\n") < 2:
+        ready, _, _ = select.select([process.stdout], [], [], 0.3 if printed else None)
+        piece = os.read(process.stdout.fileno(), 4096) if ready else b""
+        if not piece:
+            break
+        printed += piece
+    return printed.decode()
 
 
 def raw_exchange(address: tuple[str, int], request: bytes, *, seconds: float = 10.0) -> bytes:
