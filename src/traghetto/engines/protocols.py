@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
@@ -21,8 +23,7 @@ class Deadlines:
     """Non-streaming: the whole call, headers included."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChatCall:
+class ChatCall(msgspec.Struct, frozen=True):
     """A validated chat request, in the form every text engine understands.
 
     `body` holds OpenAI chat-completion members from our allow-list (messages, sampling, tools,

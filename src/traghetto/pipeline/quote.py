@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from traghetto.catalog.model import TextPricing
 from traghetto.ledger.book import ChargeLine
@@ -15,8 +15,7 @@ OUTPUT_SLICE_TOKENS = 512
 """How far ahead of a stream its hold reaches where holds are extended while it runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(msgspec.Struct, frozen=True):
     """An upper bound of a request, in tokens and nano_usd."""
 
     pricing: TextPricing

@@ -190,8 +190,13 @@ class MemoryStore:
     def load(self, day: str) -> StoredState:
         return self.disk.load(day)
 
-    def crash(self) -> None:
-        """The process dies: what is not on the disk is lost, and no waiter ever hears of it."""
+    def crash(self, *, commit_survives: bool = False) -> None:
+        """The process dies: what is not on the disk is lost, and no waiter ever hears of it.
+
+        `commit_survives` says that the commit under way had reached the disk.
+        """
+        if commit_survives and self._committing is not None:
+            self.disk.write(self._committing[0])
         if self._timer is not None:
             self._timer.cancel()
         self._failure = StoreBroken("the process has crashed")

@@ -9,7 +9,6 @@ which is for the settlement to judge.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -20,8 +19,7 @@ TOKENS_MAX: Final = 100_000_000
 _NOT_A_JSON_NUMBER: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|(-?\bInfinity\b|\bNaN\b)', re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class BackendUsage:
+class BackendUsage(msgspec.Struct, frozen=True):
     """Token counts that a backend claims; `prompt_tokens` includes the cached ones."""
 
     prompt_tokens: int
@@ -30,8 +28,7 @@ class BackendUsage:
     reasoning_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(msgspec.Struct, frozen=True):
     """A whole answer whose structure has been checked."""
 
     answer: dict[str, Any]
@@ -47,10 +44,11 @@ class Completion:
         choices: list[dict[str, Any]] = self.answer["choices"]
         return choices
 
-    @property
-    def output_bytes(self) -> int:
-        """UTF-8 bytes of all text that the model wrote: contents, reasoning, tool calls."""
-        return sum(_text_bytes(choice["message"]) for choice in self.choices)
+    def output_bytes(self, choices_max: int) -> int:
+        """UTF-8 bytes of what the model wrote (contents, reasoning, tool calls) in the first
+        choices: a choice that nobody asked for is not shown, and so not counted.
+        """
+        return sum(_text_bytes(choice["message"]) for choice in self.choices[:choices_max])
 
 
 class _Function(msgspec.Struct):

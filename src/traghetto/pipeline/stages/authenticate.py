@@ -5,8 +5,9 @@ Contract A.3, steps 5 to 9. Failures before an account is known are charged to t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from traghetto.accounts.values import Account, ApiKey, KeyKind, ModelPrivacy
 from traghetto.errors import Adjunct, ApiError, ErrorCode
@@ -19,8 +20,7 @@ PAYMENT_HEADERS: Final = frozenset({b"payment-signature", b"x-402-payment", b"x-
 _BUCKET_PART_CHARACTERS_MAX: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """An authenticated caller whose account may use the API."""
 
     key: ApiKey
@@ -35,15 +35,17 @@ def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -
     Raises ApiError: PAYMENT_HEADER_NOT_ACCEPTED, AUTHENTICATION_FAILED, FAILED_REQUEST_BUDGET,
     API_ACCESS_DISABLED, AUTHENTICATION_FAILED_INACTIVE_KEY.
     """
-    anonymous = address_bucket(exchange.client_address)
-    if any(name in PAYMENT_HEADERS for name, _ in exchange.headers):
-        raise _counted(services, anonymous, Adjunct.PAYMENT_HEADER_NOT_ACCEPTED)
-    authorization = exchange.header(b"authorization")
+    authorization = None
+    for name, value in exchange.headers:
+        if name in PAYMENT_HEADERS:
+            raise _counted(services, _anonymous(exchange), Adjunct.PAYMENT_HEADER_NOT_ACCEPTED)
+        if name == b"authorization":
+            authorization = value
     if authorization is None:
         raise ApiError(Adjunct.NO_CREDENTIALS)
     found = _holder(services, authorization)
     if found is None:
-        raise _counted(services, anonymous, ErrorCode.AUTHENTICATION_FAILED)
+        raise _counted(services, _anonymous(exchange), ErrorCode.AUTHENTICATION_FAILED)
     key, account = found
     exchange.openai_errors = key.openai_errors
     bucket = _request_bucket(key.id, body)
@@ -62,12 +64,11 @@ def require_admin(services: Services, exchange: Exchange) -> None:
     authorization = exchange.header(b"authorization")
     if authorization is None:
         raise ApiError(Adjunct.NO_CREDENTIALS)
-    anonymous = address_bucket(exchange.client_address)
     found = _holder(services, authorization)
     if found is None:
-        raise _counted(services, anonymous, ErrorCode.AUTHENTICATION_FAILED)
+        raise _counted(services, _anonymous(exchange), ErrorCode.AUTHENTICATION_FAILED)
     if found[0].kind is not KeyKind.ADMIN:
-        raise _counted(services, anonymous, Adjunct.ADMIN_KEY_REQUIRED)
+        raise _counted(services, _anonymous(exchange), Adjunct.ADMIN_KEY_REQUIRED)
 
 
 def visible_privacy(services: Services, exchange: Exchange) -> str:
@@ -107,6 +108,11 @@ def _counted(services: Services, bucket: str, code: Adjunct | ErrorCode) -> ApiE
     error = ApiError(code)
     services.budget.count(bucket, error)
     return error
+
+
+def _anonymous(exchange: Exchange) -> str:
+    """The budget of whoever calls from there without a valid key."""
+    return address_bucket(exchange.client_address)
 
 
 def _request_bucket(key_id: str, body: dict[str, Any]) -> str:

@@ -8,8 +8,9 @@ is on disk, and nothing that says "complete" is sent before the charge is.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from traghetto.catalog.model import Model
 from traghetto.engines.failures import EngineFailure, FailureKind
@@ -31,7 +32,6 @@ from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.parse import ChatJob
 from traghetto.pipeline.stages.settle import Settlement
 from traghetto.storage.connector import StoreBroken
-from traghetto.wire.completion import Completion
 
 _EVENT_STREAM: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -43,8 +43,7 @@ SETTLE_SECONDS: Final = 10.0
 """Time left to a hold when its stream is ended for its length."""
 
 
-@dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(msgspec.Struct, frozen=True):
     """What inference and the answer need."""
 
     services: Services
@@ -86,7 +85,9 @@ async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
         raise ApiError(
             ErrorCode.INFERENCE_FAILED, reason="the backend's finish reason says it gave up"
         )
-    settled = settlement.complete(reported, _counted_output(completion))
+    settled = settlement.complete(
+        reported, lambda: estimated_tokens(completion.output_bytes(job.request.n))
+    )
     await _durable(settled.durable)
     body = whole_answer(
         request_id=exchange.request_id,
@@ -99,11 +100,6 @@ async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
     await exchange.answer(200, (JSON_CONTENT,), body)
 
 
-def _counted_output(completion: Completion) -> int:
-    """Tokens of an answer whose backend reported none: an estimate from the size of its text."""
-    return estimated_tokens(completion.output_bytes)
-
-
 async def _durable(written: asyncio.Future[None] | None) -> None:
     """Wait until a hold or charge is on disk: before that nothing may be promised.
 
@@ -112,8 +108,7 @@ async def _durable(written: asyncio.Future[None] | None) -> None:
     if written is None:
         return
     try:
-        # Batches share one future: a cancelled request must not cancel it for the others.
-        await asyncio.shield(written)
+        await written
     except StoreBroken as broken:
         raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken") from broken
 
@@ -199,7 +194,7 @@ class _Delivery:
     async def finish(self) -> None:
         """Charge, then say that the answer is complete."""
         relay, settlement = self._relay, self._settlement
-        settled = settlement.complete(relay.usage, relay.output_tokens)
+        settled = settlement.complete(relay.usage, lambda: relay.output_tokens)
         try:
             await _durable(settled.durable)
         except ApiError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from traghetto.engines.failures import EngineFailure
 from traghetto.engines.pool import ModelPool
@@ -24,8 +25,7 @@ OUTPUT_TOKENS_ASSUMED = 8192
 """Bound of an answer where neither the request nor the model's entry has one."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChatJob:
+class ChatJob(msgspec.Struct, frozen=True):
     """A validated chat request, ready for an engine, with the bounds its hold needs."""
 
     request: ChatRequest

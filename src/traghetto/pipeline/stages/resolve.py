@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from traghetto.catalog.model import Model, ModelType, TextPricing
 from traghetto.errors import ApiError, ErrorCode
@@ -13,8 +14,7 @@ from traghetto.wire.chat import requested_model
 from traghetto.wire.suffix import split_suffix
 
 
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
+class ModelChoice(msgspec.Struct, frozen=True):
     """The model a request names, and the options its name carried."""
 
     model: Model

@@ -14,7 +14,9 @@ deciding and recording, and none can end a hold twice.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+
+import msgspec
 
 from traghetto.catalog.model import Model
 from traghetto.ledger.book import Basis, Charge, Hold, Usage
@@ -33,8 +35,7 @@ from traghetto.pipeline.stages.parse import ChatJob
 from traghetto.wire.completion import BackendUsage
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """What a request cost, and when that is on disk."""
 
     tokens: BackendUsage
@@ -90,10 +91,10 @@ class Settlement:
             return True
         return hold.extend(pricing.output.ceiling(OUTPUT_SLICE_TOKENS))
 
-    def complete(self, reported: BackendUsage | None, counted_output: int) -> Settled:
-        """Charge a complete answer."""
+    def complete(self, reported: BackendUsage | None, count_output: Callable[[], int]) -> Settled:
+        """Charge a complete answer; `count_output` counts it where the backend has not."""
         if reported is None or not self._is_plausible(reported):
-            return self._charge(self._counted(counted_output), Basis.COUNTED)
+            return self._charge(self._counted(count_output()), Basis.COUNTED)
         return self._charge(self._within_bounds(reported), Basis.BACKEND)
 
     def client_left(self, reported: BackendUsage | None, delivered_output: int) -> None:
