@@ -117,10 +117,17 @@ def test_llama_cpps_cache_counter_is_understood() -> None:
 
 
 def test_the_size_of_an_answer_counts_all_that_the_model_wrote() -> None:
-    """UTF-8 bytes of contents, reasoning and tool calls, over all choices."""
+    """UTF-8 bytes of contents, reasoning and tool calls, over the choices asked for."""
     message = MESSAGE | {"reasoning_content": "why", "tool_calls": [CALL]}
     both = [{"message": message, "finish_reason": "stop"}, choice()["choices"][0]]
-    assert parse_completion(answer(choices=both)).output_bytes == (5 + 3 + 1 + 7) + 5
+    assert parse_completion(answer(choices=both)).output_bytes(2) == (5 + 3 + 1 + 7) + 5
+
+
+def test_a_choice_that_nobody_asked_for_is_not_counted() -> None:
+    """A backend that gives more than `n` choices and no usage costs the caller no more for it."""
+    both = choice()["choices"] * 2
+    completion = parse_completion(answer(choices=both))
+    assert completion.output_bytes(1) == completion.output_bytes(2) // 2 > 0
 
 
 def test_numbers_that_json_does_not_have_become_null() -> None:
@@ -177,4 +184,4 @@ def test_any_value_is_a_completion_or_refused(value: Any) -> None:
         completion = parse_completion(value)
     except ValueError:
         return
-    assert completion.output_bytes >= 0
+    assert completion.output_bytes(1) >= 0

@@ -1,0 +1,469 @@
+"""What must hold of every history: pure functions over what the witnesses wrote down.
+
+Prices and rules are worked out here a second time, from the contract and not with the product's
+code: fractions instead of its integers, values of events instead of bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from simulation.history import AttemptLog, Books, ClientLog, History
+from simulation.scenario import CONTEXT_TOKENS, MODELS
+from simulation.upstream import exact_prompt_tokens
+from simulation.upstream_plans import Claim, Delta, Done, Finish, Trouble, UsageEvent
+from traghetto.money import Currency, LimitPeriod
+from traghetto.storage.facts import EntryKind, UsageRecorded
+
+CANCEL_SECONDS_MAX = 0.25
+"""Between a client's end and the end of the work for it."""
+ATTEMPTS_MAX = 5
+"""Three, and two more for connections that were stale."""
+FAILING_REASONS = frozenset({"abort"})
+PRICES = {model.id: model.pricing for model in MODELS}
+
+Tokens = tuple[int, int, int]
+"""Of the prompt, of the output, and of the prompt from a cache."""
+
+
+def violations(history: History) -> list[str]:
+    """Everything that is wrong with a history; empty if nothing is."""
+    books = history.books
+    assert books is not None, "the history is complete"
+    found = list(history.troubles)
+    found += _books_are_kept(books)
+    found += _nobody_overspends(history, books)
+    for client in history.clients.values():
+        attempts = history.attempts.get(client.request_id, [])
+        told = Told.of(client)
+        usage = books.usages.get(client.request_id)
+        checks = (
+            _is_answered_once(client, told),
+            _is_honest_about_its_end(history, client, told, attempts),
+            _says_what_the_backend_said(client, told, attempts),
+            _is_promised_after_durability(history, client, told),
+            _is_charged_by_the_rules(history, client, told, attempts, usage),
+            _is_retried_only_in_secret(client, attempts),
+            _is_cancelled_for_who_left(client, attempts),
+        )
+        for check in checks:
+            found += (f"{client.request_id}: {sentence}" for sentence in check)
+    return found
+
+
+# What the client was told
+
+
+@dataclass(slots=True)
+class Told:
+    """The answer, as far as the client's socket accepted it."""
+
+    deltas: list[tuple[int, str]] = field(default_factory=list)
+    finishes: dict[int, str] = field(default_factory=dict)
+    usage: dict[str, Any] | None = None
+    cost: dict[str, Any] | None = None
+    error: bool = False
+    done: bool = False
+    whole: dict[str, Any] | None = None
+    after_the_end: bool = False
+
+    @classmethod
+    def of(cls, client: ClientLog) -> Told:
+        """Read an answer the way a client does."""
+        told = cls()
+        if client.status != 200:
+            return told
+        if not client.plan.stream:
+            if client.body:
+                told.whole = json.loads(client.body)
+                told.usage, told.cost = told.whole["usage"], told.whole["cost"]
+            return told
+        for frame in client.body.decode().split("\n\n"):
+            if frame and not frame.startswith(":"):
+                told._read(frame.removeprefix("data: "))
+        return told
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer says that it is complete."""
+        return self.whole is not None or (self.done and not self.error)
+
+    def _read(self, payload: str) -> None:
+        if self.done:
+            self.after_the_end = True
+        elif payload == "[DONE]":
+            self.done = True
+        else:
+            event = json.loads(payload)
+            self.error = self.error or "error" in event
+            self.usage = event.get("usage", self.usage)
+            self.cost = event.get("cost", self.cost)
+            for choice in event.get("choices", ()):
+                if choice["delta"].get("content"):
+                    self.deltas.append((choice["index"], choice["delta"]["content"]))
+                if choice["finish_reason"] is not None:
+                    self.finishes[choice["index"]] = choice["finish_reason"]
+
+
+# What the backend said
+
+
+@dataclass(slots=True)
+class Reading:
+    """A stream as far as its reader took it, read to the first thing that ends it."""
+
+    deltas: list[tuple[int, str]] = field(default_factory=list)
+    finished: set[int] = field(default_factory=set)
+    claim: Claim | None = None
+    complete: bool = False
+    broken: bool = False
+    limited: bool = False
+
+    @classmethod
+    def of(cls, attempt: AttemptLog, client: ClientLog) -> Reading:
+        """Read what an attempt sent by the rules of the contract."""
+        reading = cls()
+        n = client.plan.n
+        counts: dict[int, int] = defaultdict(int)
+        finished = reading.finished
+        for event in attempt.events:
+            match event:
+                case Done():
+                    reading.complete = bool(finished) and counts.keys() <= finished
+                    reading.broken = not reading.complete
+                case Trouble():
+                    reading.broken = True
+                case UsageEvent():
+                    reading._note(event.claim)
+                case Finish() if event.index < n and event.index not in finished:
+                    counts[event.index] += 0
+                    reading.broken = event.reason in FAILING_REASONS
+                    finished.add(event.index)
+                case Delta():
+                    reading._note(event.claim)
+                    if event.index >= n or event.index in finished:
+                        continue
+                    if counts[event.index] == client.plan.max_tokens:
+                        reading.limited = True
+                    else:
+                        counts[event.index] += 1
+                        reading.deltas.append((event.index, event.text))
+                        if event.finish is not None:
+                            finished.add(event.index)
+            if reading.complete or reading.broken or reading.limited:
+                break
+        return reading
+
+    def _note(self, claim: Claim | None) -> None:
+        if claim is not None and claim.is_sane:
+            self.claim = claim
+
+
+# Oracles
+
+
+def _books_are_kept(books: Books) -> Iterator[str]:
+    yield from books.differences
+    for hold in books.holds:
+        yield f"{hold.request_id} still holds {hold.amount} on the disk"
+    written = {
+        (row.account_id, row.currency): row.amount
+        for row in books.balances
+        if row.currency is Currency.USD
+    }
+    for (account, currency), amount in books.remembered.items():
+        if currency is Currency.USD and written.get((account, currency), 0) != amount:
+            yield f"{account} is thought to own {amount}, on the disk {written}"
+
+
+def _nobody_overspends(history: History, books: Books) -> Iterator[str]:
+    excess: dict[tuple[str, str], int] = defaultdict(int)
+    for request_id, log in history.holds.items():
+        usage = books.usages.get(request_id)
+        if usage is not None and (log.hold.exclusive_fund or log.hold.exclusive_limit):
+            over = max(0, usage.charged - log.hold.amount_nano_usd)
+            for owner in (log.hold.account_id, log.hold.key_id):
+                identity = (owner, log.hold.currency.value)
+                excess[identity] = max(excess[identity], over)
+    for row in books.balances:
+        if row.amount < -excess[row.account_id, row.currency.value]:
+            yield f"{row.account_id} owns {row.amount} {row.currency} in window {row.window!r}"
+    spent: dict[tuple[str, str, str], int] = defaultdict(int)
+    keys = {key.id: key for key in history.scenario.keys}
+    for entry in books.entries:
+        if entry.kind is EntryKind.CHARGE and entry.key_id is not None:
+            period = keys[entry.key_id].period
+            window = {
+                LimitPeriod.EPOCH: entry.key_window,
+                LimitPeriod.MONTH: entry.key_window[:9],
+                LimitPeriod.LIFETIME: "",
+            }[period]
+            spent[entry.key_id, entry.currency.value, window] += entry.amount
+    for (key_id, currency, window), amount in spent.items():
+        key = keys[key_id]
+        limit = key.usd_limit if currency == Currency.USD.value else key.diem_limit
+        if limit is not None and amount > limit + excess[key_id, currency]:
+            yield f"{key_id} spent {amount} {currency} of its {limit} in window {window!r}"
+
+
+def _is_answered_once(client: ClientLog, told: Told) -> Iterator[str]:
+    if client.answers > 1:
+        yield f"answered {client.answers} times"
+    if client.completed is None and client.gone is None:
+        yield "never answered"
+    if told.after_the_end:
+        yield "frames after [DONE]"
+    if client.completed and client.status == 200 and not (told.whole is not None or told.done):
+        yield "an answer without its end"
+
+
+def _is_honest_about_its_end(
+    history: History, client: ClientLog, told: Told, attempts: list[AttemptLog]
+) -> Iterator[str]:
+    """Nothing says "complete" unless the backend was, or a limit of ours ended the answer."""
+    if client.status != 200:
+        return
+    if not client.plan.stream:
+        if told.whole is not None and not _whole_is_good(attempts):
+            yield "a whole answer that the backend did not give"
+        return
+    if not (told.finishes or told.usage or told.complete):
+        return
+    if told.error:
+        yield "an error after a finish reason or usage"
+    reading = Reading.of(attempts[-1], client)
+    hold = history.holds.get(client.request_id)
+    limited = reading.limited or (hold is not None and hold.extension_refused)
+    if not (reading.complete or limited):
+        yield "said to be complete, which the backend's stream was not"
+    if told.complete and not told.finishes:
+        yield "complete without a finish reason"
+    unfinished = {index for index, _ in told.deltas} - reading.finished
+    if told.complete and any(told.finishes.get(index) != "length" for index in unfinished):
+        yield "cut short without saying so"
+
+
+def _says_what_the_backend_said(
+    client: ClientLog, told: Told, attempts: list[AttemptLog]
+) -> Iterator[str]:
+    if not told.deltas:
+        return
+    said = Reading.of(attempts[-1], client).deltas
+    if said[: len(told.deltas)] != told.deltas:
+        yield "the client was told what the backend did not say"
+    if told.complete and len(said) > len(told.deltas):
+        yield "a complete answer lacks some of what the backend said"
+    if b"secret-name" in client.body or b"token_ids" in client.body:
+        yield "an unlisted member reached the client"
+
+
+def _is_promised_after_durability(history: History, client: ClientLog, told: Told) -> Iterator[str]:
+    if client.plan.model == "free" or client.status != 200 or client.first_byte is None:
+        return
+    if client.plan.stream:
+        held = history.holds_committed.get(client.request_id)
+        if held is None or held > client.first_byte.number:
+            yield "the first byte came before its hold was durable"
+    if told.usage is not None or told.finishes or told.complete:
+        charged = history.usages_committed.get(client.request_id)
+        end = client.completed or client.gone
+        if charged is None or (end is not None and charged > end.number):
+            yield "said to be complete before its charge was durable"
+
+
+def _is_charged_by_the_rules(
+    history: History,
+    client: ClientLog,
+    told: Told,
+    attempts: list[AttemptLog],
+    usage: UsageRecorded | None,
+) -> Iterator[str]:
+    lost = client.run in history.ended_runs
+    allowed = _allowed_charges(history, client, told, attempts)
+    if lost and (client.plan.model == "free" or not told.complete):
+        allowed.add(None)  # what was decided but not written died with the run
+    tokens = None
+    if usage is not None:
+        tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    if tokens not in allowed:
+        yield f"charged for {tokens}, which is none of {allowed}"
+    if usage is None:
+        return
+    price = _price(
+        client.plan.model, (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    )
+    if usage.priced != price:
+        yield f"priced at {usage.priced}; the price list says {price}"
+    log = history.holds.get(client.request_id)
+    held = log.hold.amount_nano_usd if log is not None else 0
+    if log is not None and held > log.bound and history.scenario.overdraft == "last":
+        yield f"held {held}, more than the {log.bound} it can cost"
+    exact = log is None or not (log.hold.exclusive_fund or log.hold.exclusive_limit)
+    if exact and usage.charged != min(price, held):
+        yield f"charged {usage.charged} of {price}, with {held} held"
+    if not min(price, held) <= usage.charged <= price:
+        yield f"charged {usage.charged}; the price is {price}, the hold was {held}"
+    if told.cost is not None and told.usage is not None:
+        yield from _was_told_its_price(told.usage, told.cost, usage)
+
+
+def _was_told_its_price(
+    told_usage: dict[str, Any], cost: dict[str, Any], usage: UsageRecorded
+) -> Iterator[str]:
+    told_nano = round((Fraction(str(cost["usd"])) + Fraction(str(cost["diem"]))) * 10**9)
+    if told_nano != usage.charged:
+        yield f"told a cost of {told_nano}, charged {usage.charged}"
+    told = (told_usage["prompt_tokens"], told_usage["completion_tokens"])
+    if told != (usage.prompt_tokens, usage.completion_tokens):
+        yield f"told {told} tokens; the books say otherwise"
+
+
+def _is_retried_only_in_secret(client: ClientLog, attempts: list[AttemptLog]) -> Iterator[str]:
+    if len(attempts) > ATTEMPTS_MAX:
+        yield f"{len(attempts)} attempts"
+    for before, after in itertools.pairwise(attempts):
+        if before.ended is None or before.ended.number > after.started.number:
+            yield "two attempts at once"
+        if client.first_byte is not None and after.started.number > client.first_byte.number:
+            yield "retried after its first byte"
+
+
+def _is_cancelled_for_who_left(client: ClientLog, attempts: list[AttemptLog]) -> Iterator[str]:
+    for attempt in attempts:
+        if attempt.ended is None:
+            yield "a backend still works for it"
+        elif client.gone is not None:
+            until = max(client.gone.time, attempt.started.time) + CANCEL_SECONDS_MAX
+            if attempt.ended.time > until:
+                yield "a backend worked on for a client that had left"
+
+
+# Rules of payment
+
+
+def _allowed_charges(
+    history: History, client: ClientLog, told: Told, attempts: list[AttemptLog]
+) -> set[Tokens | None]:
+    """The token counts of which one must be charged; None stands for no charge."""
+    if client.status not in (0, 200) or not attempts:
+        return {None}
+    if not client.plan.stream:
+        allowed: set[Tokens | None] = set()
+        if told.whole is None:
+            allowed.add(None)
+        if _whole_is_good(attempts):
+            allowed.add(_of_complete_whole(history, client, attempts[-1]))
+        return allowed
+    reading = Reading.of(attempts[-1], client)
+    delivered = len(told.deltas)
+    hold = history.holds.get(client.request_id)
+    ended_by_us = reading.limited or (hold is not None and hold.extension_refused)
+    complete = _of_complete_stream(history, client, reading)
+    if told.complete:
+        return {complete}
+    if client.completed:  # with an error frame
+        allowed = {_of_broken(client, reading, delivered)}
+        if client.run in history.failed_runs:
+            allowed.add(None)
+        return allowed
+    allowed = {_of_leaving(history, client, reading, delivered)}
+    if reading.complete or ended_by_us:
+        allowed.add(complete)
+    if _broke(attempts[-1], reading, client):
+        allowed.add(_of_broken(client, reading, delivered))
+    return allowed
+
+
+def _broke(attempt: AttemptLog, reading: Reading, client: ClientLog) -> bool:
+    """Whether the gateway may have seen the stream break before it saw its client leave.
+
+    A backend whose stream was broken off from our side may have been silent for too long.
+    """
+    gone = client.gone
+    if reading.broken or gone is None or attempt.ended is None:
+        return reading.broken
+    return not reading.complete and attempt.ended.number < gone.number
+
+
+def _of_complete_stream(history: History, client: ClientLog, reading: Reading) -> Tokens:
+    if _believed(reading.claim):
+        return _capped(reading.claim, client.plan.max_output)
+    return _counted(history, client, len(reading.deltas))
+
+
+def _of_complete_whole(history: History, client: ClientLog, attempt: AttemptLog) -> Tokens:
+    answer = attempt.answer
+    assert answer is not None, "a good answer was given"
+    if answer.claim is not None and answer.claim.is_sane and _believed(answer.claim):
+        return _capped(answer.claim, client.plan.max_output)
+    text_bytes = sum(len(text) for text in answer.texts[: client.plan.n])
+    return _counted(history, client, -(-text_bytes // 4))
+
+
+def _of_leaving(
+    history: History, client: ClientLog, reading: Reading, delivered: int
+) -> Tokens | None:
+    if not delivered:
+        return None
+    if _believed(reading.claim):
+        return _capped(reading.claim, delivered)
+    return _counted(history, client, delivered)
+
+
+def _of_broken(client: ClientLog, reading: Reading, delivered: int) -> Tokens | None:
+    if not delivered or not _believed(reading.claim):
+        return None
+    return _capped(reading.claim, delivered)
+
+
+def _believed(claim: Claim | None) -> bool:
+    """No prompt is longer than the model's context."""
+    return claim is not None and claim.is_sane and claim.prompt <= CONTEXT_TOKENS
+
+
+def _capped(claim: Claim | None, output: int) -> Tokens:
+    assert claim is not None, "only what was claimed can be believed"
+    return (claim.prompt, min(claim.completion, output), claim.cached)
+
+
+def _counted(history: History, client: ClientLog, output: int) -> Tokens:
+    plan = client.plan
+    if history.scenario.exact_counts:
+        prompt = exact_prompt_tokens(plan.words)
+    else:
+        text = json.dumps(
+            [{"role": "user", "content": "word " * plan.words}], separators=(",", ":")
+        )
+        prompt = -(-len(text) // 4)
+    return (prompt, min(output, plan.max_output), 0)
+
+
+def _whole_is_good(attempts: list[AttemptLog]) -> bool:
+    answer = attempts[-1].answer if attempts else None
+    return (
+        answer is not None
+        and not answer.error
+        and answer.finish is not None
+        and answer.finish not in FAILING_REASONS
+    )
+
+
+def _price(model: str, tokens: Tokens) -> int:
+    """By the price list: each line rounded once, half to even; nothing without output."""
+    prompt, completion, cached = tokens
+    if not completion:
+        return 0
+    prices = PRICES[model]
+    cached = min(cached, prompt)
+    lines = (
+        (prompt - cached, prices.input),
+        (cached, prices.cache_input),
+        (completion, prices.output),
+    )
+    return sum(round(Fraction(units * price.nano_usd, price.per_units)) for units, price in lines)

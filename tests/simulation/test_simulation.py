@@ -1,0 +1,101 @@
+"""The gateway under thousands of accidents: every seed is a scenario, every history is judged.
+
+`python -m simulation --seeds 100000` (in `tests/`) goes on where these seeds end, and prints what
+happened in one that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from simulation.oracles import Told
+from simulation.seeded_bugs import BUGS, Bug
+from simulation.world import simulate
+
+CHUNKS = 10
+SEEDS_PER_CHUNK = 250
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_no_accident_costs_anybody_anything(chunk: int) -> None:
+    """Books balance, nobody overspends, and everybody is told the truth, whatever happens when."""
+    for seed in range(chunk * SEEDS_PER_CHUNK, (chunk + 1) * SEEDS_PER_CHUNK):
+        outcome = simulate(seed)
+        assert not outcome.violations, outcome.report()
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_bug_does_not_escape(bug: Bug) -> None:
+    """Each bug that is put in shows within the seeds above; else these prove nothing about it."""
+    with bug():
+        assert any(simulate(seed).violations for seed in range(CHUNKS * SEEDS_PER_CHUNK))
+
+
+def test_the_seeds_meet_every_kind_of_accident() -> None:
+    """What never happens in a simulation is not tested by it."""
+    met: Counter[str] = Counter()
+    for seed in range(300):
+        history = simulate(seed).history
+        books = history.books
+        assert books is not None
+        met["disk failed"] += len(history.failed_runs)
+        met["a window of DIEM ended"] += len({entry.window for entry in books.entries}) > 2
+        met["a balance below 0"] += any(row.amount < 0 for row in books.balances)
+        for client in history.clients.values():
+            told = Told.of(client)
+            kind = "stream" if client.plan.stream else "whole"
+            delivered = "with output" if told.deltas else "without output"
+            if client.gone is not None:
+                how = "left" if client.left is not None else "cut"
+                met[f"{kind} {how} {delivered}"] += 1
+            elif client.status != 200:
+                met[client.headers["x-error-code"]] += 1
+            else:
+                met[f"{kind} {'broken' if told.error else 'complete'} {delivered}"] += 1
+        for hold in history.holds.values():
+            met["an extension refused"] += hold.extension_refused
+            met["the last funds taken"] += hold.hold.exclusive_fund
+            met["the last of a limit taken"] += hold.hold.exclusive_limit
+    expected = {
+        *("disk failed", "a window of DIEM ended", "a balance below 0"),
+        *("stream left with output", "stream left without output", "whole left without output"),
+        *("stream cut with output", "stream cut without output", "whole cut without output"),
+        *(
+            "stream complete with output",
+            "stream broken with output",
+            "whole complete without output",
+        ),
+        *("an extension refused", "the last funds taken", "the last of a limit taken"),
+        *("INSUFFICIENT_BALANCE", "API_KEY_USD_SPEND_LIMIT_EXCEEDED", "RATE_LIMIT_EXCEEDED"),
+        *("API_KEY_DIEM_SPEND_LIMIT_EXCEEDED", "MODEL_AT_CAPACITY", "MODEL_OFFLINE"),
+        *("INFERENCE_FAILED", "REQUEST_TIMEOUT", "UNKNOWN_ERROR", "MODEL_OVERLOADED"),
+        *("INVALID_REQUEST", "AUTHENTICATION_FAILED", "MODEL_NOT_FOUND", "INVALID_CONTENT_TYPE"),
+    }
+    assert {name for name in expected if not met[name]} == set()
+
+
+def test_a_seed_is_one_history() -> None:
+    """The same seed gives the same history, also in a process that hashes strings differently."""
+    seeds = range(40, 60)
+    digests = [simulate(seed).history.digest() for seed in seeds]
+    assert digests == [simulate(seed).history.digest() for seed in seeds]
+    elsewhere = subprocess.run(
+        [sys.executable, "-m", "simulation", "--start", "40", "--seeds", "20", "--digests"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONHASHSEED": "4711"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert elsewhere.stdout.split() == digests
+
+
+def test_seeds_differ() -> None:
+    """Different seeds are different histories."""
+    assert len({simulate(seed).history.digest() for seed in range(50)}) == 50
