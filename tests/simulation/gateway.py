@@ -28,7 +28,7 @@ from traghetto.http.dispatch import Dispatch, EdgeServices
 from traghetto.ledger.book import Book, Hold, day_window
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.concurrency import Gate
-from traghetto.limits.rates import RateLimiter
+from traghetto.limits.rates import WINDOW_SECONDS, RateLimiter
 from traghetto.money import Currency
 from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.receive import BodiesInFlight
@@ -222,6 +222,13 @@ class GatewayRun:
         }
         await self.store.aclose()
         self._note_leftovers()
+
+    def rate_windows(self) -> dict[tuple[int, str, str], tuple[float, int]]:
+        """What the rate limiter counted in windows that began in this run."""
+        return {
+            (self.number, account, model): (window.end - WINDOW_SECONDS, window.tokens)
+            for (account, model), window in self._services.rates._windows.items()
+        }
 
     def _disconnect(self) -> None:
         for connection in self._connections:

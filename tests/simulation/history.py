@@ -92,6 +92,8 @@ class Books:
     """What `verify` found."""
     remembered: dict[tuple[str, Currency], int]
     """Balances in the memory of the last run, which never crashed."""
+    rate_windows: dict[tuple[int, str, str], tuple[float, int]]
+    """By run, account and model, of the last run: when the window began, and its tokens."""
 
 
 class History:

@@ -145,5 +145,9 @@ class SimulatedClock:
     def monotonic(self) -> float:
         return self._loop.time()
 
+    def step_utc(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self._utc_ns += int(seconds * 1e9)
+
     def utc_ns(self) -> int:
         return self._utc_ns + int((self._loop.time() - START_SECONDS) * 1e9)

@@ -39,6 +39,7 @@ def violations(history: History) -> list[str]:
     found = list(history.troubles)
     found += _books_are_kept(books)
     found += _nobody_overspends(history, books)
+    found += _rates_count_what_was_used(history, books)
     for client in history.clients.values():
         attempts = history.attempts.get(client.request_id, [])
         told = Told.of(client)
@@ -210,6 +211,24 @@ def _nobody_overspends(history: History, books: Books) -> Iterator[str]:
         limit = key.usd_limit if currency == Currency.USD.value else key.diem_limit
         if limit is not None and amount > limit + excess[key_id, currency]:
             yield f"{key_id} spent {amount} {currency} of its {limit} in window {window!r}"
+
+
+def _rates_count_what_was_used(history: History, books: Books) -> Iterator[str]:
+    """A window of a rate limit ends up with the tokens that were used, cached ones apart."""
+    keys = history.scenario.keys
+    for (run, account, model), (began, counted) in books.rate_windows.items():
+        used = 0
+        for client in history.clients.values():
+            plan, usage = client.plan, books.usages.get(client.request_id)
+            if (client.run, keys[plan.key].account, plan.model) != (run, account, model):
+                continue
+            if usage is not None:
+                if history.attempts[client.request_id][0].started.time < began:
+                    break  # of the window before: only one that saw everything can be compared
+                used += usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
+        else:
+            if counted != used:
+                yield f"{account} used {used} tokens of {model}; its rate limit counted {counted}"
 
 
 def _is_answered_once(client: ClientLog, told: Told) -> Iterator[str]:

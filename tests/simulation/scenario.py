@@ -155,6 +155,8 @@ class Scenario:
     requests: tuple[RequestPlan, ...]
     top_ups: tuple[tuple[float, str, int], ...]
     """Time, account, nano_usd."""
+    clock_steps: tuple[tuple[float, float], ...]
+    """Time, and by how many seconds the wall clock is set forward or back then."""
     outages: tuple[Outage, ...]
     commit_seconds_max: float
     commit_failure: float
@@ -225,6 +227,10 @@ def draw_scenario(rng: random.Random) -> Scenario:
         ),
         top_ups=tuple(
             (rng.random() * busy_seconds * 2, rng.choice(accounts).id, rng.randint(1, 40) * CENT)
+            for _ in range(rng.choice((0, 0, 0, 1, 2)))
+        ),
+        clock_steps=tuple(
+            (rng.random() * busy_seconds, rng.choice((-2.0, 2.0, -90_000.0, 90_000.0)))
             for _ in range(rng.choice((0, 0, 0, 1, 2)))
         ),
         outages=_draw_outages(rng, busy_seconds),

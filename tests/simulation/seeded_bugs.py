@@ -19,6 +19,7 @@ from traghetto.engines.stream import ChatStream
 from traghetto.ledger.book import Book, Recovery
 from traghetto.ledger.hold import Hold
 from traghetto.limits.concurrency import Gate
+from traghetto.limits.rates import Admission
 from traghetto.pipeline import run
 from traghetto.pipeline.relay import Relay
 from traghetto.pipeline.stages import execute
@@ -204,6 +205,11 @@ def charge_what_broke() -> AbstractContextManager[Any]:
     return mock.patch.object(Settlement, "broken", Settlement.client_left)
 
 
+def keep_the_rate_of_the_refused() -> AbstractContextManager[Any]:
+    """A request that is refused after its admission keeps the tokens it was admitted with."""
+    return mock.patch.object(Admission, "release", return_value=None)
+
+
 BUGS: tuple[Bug, ...] = (
     leak_when_cancelled_during_reserve,
     check_then_act,
@@ -219,4 +225,5 @@ BUGS: tuple[Bug, ...] = (
     forget_holds_of_a_crash,
     count_before_delivery,
     charge_what_broke,
+    keep_the_rate_of_the_refused,
 )

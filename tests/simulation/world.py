@@ -96,6 +96,8 @@ class _World:
         for at, account, nano_usd in scenario.top_ups:
             loop.call_later(at, self._top_up, account, nano_usd)
             times.append(at)
+        for at, seconds in scenario.clock_steps:
+            loop.call_later(at, self._set_clock, seconds)
         for outage in sorted(scenario.outages, key=lambda outage: outage.at):
             await self._serve_until(began + outage.at)
             await self._suffer(outage)
@@ -117,6 +119,7 @@ class _World:
             holds=tuple(disk.holds()),
             differences=tuple(map(str, verify(disk).differences)),
             remembered=self._current.remembered,
+            rate_windows=self._current.rate_windows(),
         )
 
     @property
@@ -164,6 +167,10 @@ class _World:
             self._current.serve(request_id, plan)
         else:
             self._history.note("refused", request_id)
+
+    def _set_clock(self, seconds: float) -> None:
+        self._history.note("clock", "UTC", seconds)
+        self._clock.step_utc(seconds)
 
     def _top_up(self, account: str, nano_usd: int) -> None:
         if self._current.is_up:

@@ -67,6 +67,18 @@ def test_tokens_are_taken_as_a_bound_and_corrected():
     admit(limits, 50)
 
 
+def test_a_request_that_never_reached_a_model_gives_its_bound_back():
+    """One that is refused later, for funds or capacity, takes no tokens from those that follow."""
+    limits, _ = limiter(requests=10, tokens=100)
+    admission = admit(limits, 90)
+    admission.release()
+    admission = admit(limits, 90)
+    admission.correct(40)
+    admission.release()
+    admit(limits, 60)
+    refused(limits, 1)
+
+
 def test_a_bound_above_the_whole_limit_takes_an_unused_window():
     """A request whose bound exceeds the limit itself could otherwise never be sent."""
     limits, clock = limiter(requests=10, tokens=100)

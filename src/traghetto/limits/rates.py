@@ -88,18 +88,25 @@ class _Window:
 class Admission:
     """A request that was let in: it knows its headers, and corrects its tokens."""
 
-    __slots__ = ("_limiter", "_limits", "_tokens", "_window")
+    __slots__ = ("_is_corrected", "_limiter", "_limits", "_tokens", "_window")
 
     def __init__(self, limiter: RateLimiter, limits: _Limits, window: _Window, tokens: int) -> None:
         self._limiter = limiter
         self._limits = limits
         self._window = window
         self._tokens = tokens
+        self._is_corrected = False
 
     def correct(self, actual_tokens: int) -> None:
         """Replace the bound by what was used; in a window that has passed it changes nothing."""
         self._window.tokens += actual_tokens - self._tokens
         self._tokens = actual_tokens
+        self._is_corrected = True
+
+    def release(self) -> None:
+        """Give the bound back, unless it was corrected: such a request never reached a model."""
+        if not self._is_corrected:
+            self.correct(0)
 
     def headers(self) -> list[Header]:
         """The `x-ratelimit-*` headers of an answer; empty where nothing is limited."""

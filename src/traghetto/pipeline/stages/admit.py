@@ -49,10 +49,9 @@ async def admit(
         if not gate.try_enter():
             with exchange.watch_disconnect():
                 await gate.enter(account.id)
-    except BaseException:
-        admission.correct(0)
-        raise
-    try:
-        yield admission
+        try:
+            yield admission
+        finally:
+            gate.leave()
     finally:
-        gate.leave()
+        admission.release()
