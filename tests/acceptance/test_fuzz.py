@@ -1,0 +1,406 @@
+"""Whatever arrives, the answer is one of the contract: no 500, no HTML, no foreign sentence.
+
+Two sources of trouble: requests made from the published schema, valid and not (schemathesis), and
+bytes that were never meant to be requests (hypothesis). `TRAGHETTO_FUZZ_EXAMPLES` sets how many of
+each are tried (of chat requests from the schema, which take a second each to invent, an eighth);
+the usual number keeps a run within a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+from support.client import CHAT, SPEC, UPSTREAM_REJECTED, Reply, chat_body, published
+from support.gateway import PRICED_MODEL, RunningGateway, running_gateway
+from traghetto.errors import Adjunct
+
+EXAMPLES = int(os.environ.get("TRAGHETTO_FUZZ_EXAMPLES", "120"))
+BODY_BYTES_MAX = 65_536
+SUCCESSES = frozenset({200})
+SHAPES = (
+    {"error"},
+    {"error", "code"},
+    {"error", "request_id"},
+    {"error", "details", "issues"},
+)
+OWN_SENTENCES = {row.value.message for row in Adjunct}
+SENTENCES = {row.message for row in published().values()} | OWN_SENTENCES
+
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+"""Examples are not made smaller: the schema is so large that it would take minutes."""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """Limits are small, so that what never ends does; the budget is large, so that all is read."""
+    with running_gateway(
+        tmp_path_factory.mktemp("fuzz"),
+        PRICED_MODEL + 'size_class = "none"\n',
+        body_bytes_max=BODY_BYTES_MAX,
+        headers_seconds_max=0.5,
+        body_grace_seconds=0.3,
+        failed_requests_max=10**9,
+        unsupported_requests_max=10**9,
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def key(gateway: RunningGateway) -> str:
+    return gateway.new_key(account={"usd": "100000"})
+
+
+@pytest.fixture(autouse=True)
+def sound(gateway: RunningGateway) -> Iterator[None]:
+    """After every test the server lives, nothing unknown was logged, and the books are true."""
+    with contextlib.redirect_stderr(io.StringIO()) as log:
+        yield
+    assert '"level":"error"' not in log.getvalue()
+    connection = http.client.HTTPConnection(*gateway.address, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", "/health/ready")
+        assert connection.getresponse().status == 200
+    assert gateway.differences() == []
+
+
+def assert_contract(reply: Reply, *, head: bool = False) -> None:
+    """An answer of the contract: a success, or a row of the tables in one of its shapes."""
+    assert re.fullmatch("[0-9a-f]{32}", reply.request_id)
+    assert reply.headers["cf-ray"] == reply.request_id
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    if reply.status in SUCCESSES:
+        return
+    assert 400 <= reply.status < 500, reply
+    assert reply.headers["content-type"] == "application/json; charset=utf-8"
+    assert "x-error-code" in reply.headers
+    if head:
+        return
+    body = reply.json
+    message = body["error"]
+    if isinstance(message, dict):
+        assert message.keys() == {"message", "type", "param", "code"}
+        message = message["message"]
+    else:
+        assert body.keys() in SHAPES, reply
+    rejected = UPSTREAM_REJECTED.format(request_id=reply.request_id)
+    assert message in SENTENCES or message.startswith(rejected), reply
+    code = reply.headers["x-error-code"]
+    status = published()[code].status if code in published() else Adjunct[code].value.status
+    assert reply.status == status
+
+
+# Requests from the schema
+
+
+def operation(method: str, path: str) -> Any:
+    schema = schemathesis.openapi.from_dict(json.loads((SPEC / "openapi.json").read_text()))
+    return schema[path][method]
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/chat/completions"),
+        ("GET", "/models"),
+        ("GET", "/models/traits"),
+        ("GET", "/models/compatibility_mapping"),
+    ],
+)
+def test_requests_of_the_published_schema_get_answers_of_the_contract(
+    gateway: RunningGateway, key: str, method: str, path: str, mode: GenerationMode
+) -> None:
+    """Also those that break the schema: they are refused by its own words."""
+    cases = operation(method, path).as_strategy(generation_mode=mode)
+
+    @settings(fuzzed, max_examples=EXAMPLES if method == "GET" else -(-EXAMPLES // 8))
+    @given(case=cases)
+    def check(case: Any) -> None:
+        if isinstance(case.body, dict) and mode is GenerationMode.POSITIVE:
+            case.body["model"] = "priced"
+        response = case.call(
+            base_url=f"{gateway.url}/api/v1", headers={"authorization": f"Bearer {key}"}
+        )
+        headers = {name.lower(): values[0] for name, values in response.headers.items()}
+        reply = Reply(response.status_code, headers, response.content)
+        assert_contract(reply)
+        # Of a stream only the first events are read; then this client leaves.
+        assert not (reply.status == 200 and b'data: {"error"' in reply.body)
+
+    check()
+
+
+# Bodies that are nearly requests
+
+numbers = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.sampled_from([10**400, -(10**400), 2**63, -(2**63) - 1, 1e308, -0.0]),
+)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=20)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+MEMBERS = sorted(
+    json.loads((SPEC / "openapi.json").read_text())["components"]["schemas"][
+        "ChatCompletionRequest"
+    ]["properties"]
+)
+FRAGMENTS = [
+    b"",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"{",
+    b'{"model":"priced","model":"priced","messages":[]}',
+    b'{"model":"priced","messages":NaN}',
+    b'{"model":"priced","messages":[{"role":"user","content":"\\ud800"}]}',
+    b'{"model":"\\ud800\\udc00\\ud800","messages":[{"role":"user","content":"x"}]}',
+    b'{"model":"priced","temperature":1e999,"messages":[{"role":"user","content":"x"}]}',
+    b'{"model":"priced","seed":' + b"9" * 5000 + b',"messages":[]}',
+    b'{"model":"priced","messages":[{"role":"user","content":"\xff\xfe"}]}',
+    b"\xef\xbb\xbf{}",
+    b"[" * 30_000,
+    b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    b'{"model":"priced","messages":[' + b"1," * 20_000 + b"1]}",
+    b'{"model":"priced","messages":[{"role":"user","content":"' + b"x" * BODY_BYTES_MAX + b'"}]}',
+    b'{"model":"priced:strip_thinking_response=\\u0000&=&%ff","messages":[]}',
+    b'{"model":"' + b"m" * 50_000 + b'","messages":[]}',
+]
+
+
+def ask(gateway: RunningGateway, key: str, body: bytes, **headers: str) -> Reply:
+    sent = {"content-type": "application/json", "authorization": f"Bearer {key}", **headers}
+    connection = http.client.HTTPConnection(*gateway.address, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("POST", CHAT, body, sent)
+        response = connection.getresponse()
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, received, response.read())
+
+
+@pytest.mark.parametrize("body", FRAGMENTS, ids=range(len(FRAGMENTS)))
+def test_known_tricks_are_refused(gateway: RunningGateway, key: str, body: bytes) -> None:
+    """Depth, size, duplicates, numbers beyond reason, lone surrogates, bytes that are no text."""
+    assert_contract(ask(gateway, key, body))
+
+
+@fuzzed
+@given(
+    members=st.dictionaries(st.sampled_from(MEMBERS), values, max_size=4),
+    stream=st.booleans(),
+    message=values,
+)
+def test_wrong_types_anywhere_in_a_request_are_refused(
+    gateway: RunningGateway, key: str, members: dict[str, Any], stream: bool, message: Any
+) -> None:
+    """A chat request with any members replaced by anything."""
+    body: dict[str, Any] = chat_body("priced", stream=stream, max_tokens=4)
+    if message:
+        body["messages"] = [message]
+    text = json.dumps(body | members)
+    assert_contract(ask(gateway, key, text.encode()))
+
+
+@fuzzed
+@given(data=st.data())
+def test_mutilated_json_is_refused(gateway: RunningGateway, key: str, data: st.DataObject) -> None:
+    """A good body, cut, repeated or with bytes changed."""
+    body = bytearray(json.dumps(chat_body("priced", max_tokens=4)).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, max(len(body) - 1, 0)))
+        change = data.draw(st.sampled_from(["cut", "insert", "replace", "repeat"]))
+        if change == "cut":
+            del body[place : place + data.draw(st.integers(1, 40))]
+        elif change == "repeat":
+            body[place:place] = body[place : place + 30]
+        else:
+            end = place + (change == "replace")
+            body[place:end] = data.draw(st.binary(min_size=1, max_size=4))
+    assert_contract(ask(gateway, key, bytes(body)))
+
+
+# Bytes that are nearly HTTP
+
+header_names = st.sampled_from(
+    [
+        b"content-length",
+        b"transfer-encoding",
+        b"content-type",
+        b"content-encoding",
+        b"authorization",
+        b"expect",
+        b"upgrade",
+        b"connection",
+        b"host",
+        b"x-forwarded-for",
+        b"payment-signature",
+        b"te",
+        b"x-anything",
+    ]
+) | st.binary(min_size=1, max_size=8)
+header_values = st.sampled_from(
+    [
+        b"0",
+        b"5",
+        b"-1",
+        b"+5",
+        b"5, 5",
+        b"99999999999999999999",
+        b"chunked",
+        b"gzip, chunked",
+        b"xchunked",
+        b"application/json",
+        b"application/json; charset=utf-16",
+        b"text/html",
+        b"gzip",
+        b"Bearer",
+        b"Bearer x",
+        b"Basic eDp5",
+        b"100-continue",
+        b"h2c",
+        b"websocket",
+        b"keep-alive, upgrade",
+        b"",
+    ]
+) | st.binary(max_size=24)
+targets = st.sampled_from(
+    [
+        CHAT.encode(),
+        b"/v1/models",
+        b"/v1/models/priced",
+        b"/v1/models/%00%ff",
+        b"/v1/models?type=%ff&type=" + b"&" * 200,
+        b"/v1/../etc/passwd",
+        b"//v1/models",
+        b"*",
+        b"http://elsewhere/v1/models",
+        b"/" + b"a" * 9000,
+    ]
+) | st.binary(min_size=1, max_size=16)
+bodies = st.one_of(
+    st.just(json.dumps(chat_body("priced", max_tokens=2)).encode()),
+    st.sampled_from(
+        [
+            b"5\r\n{}   \r\n0\r\n\r\n",
+            b"zz\r\n{}\r\n",
+            b"5\r\n{}",
+            b"ffffffffffffffffff\r\n{}\r\n0\r\n\r\n",
+            b"2;ext=1\r\n{}\r\n0\r\nx-trailer: y\r\n\r\n",
+            b"{}GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n",
+        ]
+    ),
+    st.binary(max_size=60),
+)
+
+
+@st.composite
+def http_bytes(draw: st.DrawFn) -> bytes:
+    method = draw(
+        st.sampled_from([b"POST", b"GET", b"HEAD", b"PUT", b"OPTIONS", b"CONNECT", b"FOO", b""])
+    )
+    version = draw(st.sampled_from([b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9", b""]))
+    headers = draw(st.lists(st.tuples(header_names, header_values), max_size=6))
+    body = draw(bodies)
+    if draw(st.booleans()):
+        headers.append((b"host", b"gateway"))
+    if draw(st.booleans()):
+        headers.append((b"content-type", b"application/json"))
+    if draw(st.booleans()):
+        headers.append((b"content-length", b"%d" % len(body)))
+    end = draw(st.sampled_from([b"\r\n"] * 8 + [b"\n", b"\r"]))
+    lines = [b" ".join((method, draw(targets), version))]
+    lines += [name + draw(st.sampled_from([b": "] * 8 + [b" : ", b""])) + v for name, v in headers]
+    return end.join([*lines, b"", body])
+
+
+@fuzzed
+@given(sent=http_bytes() | st.binary(max_size=200))
+def test_any_bytes_get_answers_of_the_contract_or_none(
+    gateway: RunningGateway, key: str, sent: bytes
+) -> None:
+    """Then the client says that it is done, and the server closes in bounded time."""
+    del key
+    with socket.create_connection(gateway.address, timeout=15) as connection:
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            while piece := connection.recv(65536):
+                received += piece
+    for reply, head in answers(received, is_head=sent.startswith(b"HEAD")):
+        assert_contract(reply, head=head)
+
+
+@fuzzed
+@given(sent=http_bytes())
+def test_a_client_that_goes_on_waiting_is_answered_or_cut_in_time(
+    gateway: RunningGateway, key: str, sent: bytes
+) -> None:
+    """Half a request ends in an answer or a close by the deadlines of the front door."""
+    sent = sent.replace(b"Bearer x", b"Bearer " + key.encode())
+    sent = sent.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+    with socket.create_connection(gateway.address, timeout=15) as connection:
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(sent)
+            while piece := connection.recv(65536):
+                received += piece
+    for reply, head in answers(received, is_head=sent.startswith(b"HEAD")):
+        assert_contract(reply, head=head)
+
+
+class Unclosed(io.BytesIO):
+    """Bytes that one answer after the other is read from: a finished one must not close them."""
+
+    def close(self) -> None:
+        """Stay open."""
+
+
+@dataclass
+class Received:
+    """What `http.client` takes for a socket."""
+
+    data: Unclosed
+
+    def makefile(self, *_: Any, **__: Any) -> Unclosed:
+        return self.data
+
+
+def answers(received: bytes, *, is_head: bool) -> Iterator[tuple[Reply, bool]]:
+    """The answers in everything that a server sent, and whether one is an answer to HEAD."""
+    data = Unclosed(received)
+    while data.tell() < len(received):
+        rest = received[received.find(b"\r\n\r\n", data.tell()) + 4 :]
+        # A request that is no HTTP has no method either: its refusal always has a body.
+        bodiless = is_head and data.tell() == 0 and (not rest or rest.startswith(b"HTTP/1.1 "))
+        method = "HEAD" if bodiless else "POST"
+        source = cast(socket.socket, Received(data))
+        response = http.client.HTTPResponse(source, method=method)
+        response.begin()  # it passes over `100 Continue`
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        yield Reply(response.status, headers, response.read()), method == "HEAD"
