@@ -7,7 +7,6 @@ Clients that leave are in `test_disconnect`, a store that fails in `conformance/
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import json
@@ -15,205 +14,44 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import client
 from support import upstream as up
-from support.client import DONE, Reply, assert_published, chat_body, published
+from support.client import DONE, assert_published, chat_body, published
+from support.fault_stage import (
+    OUTPUT_NANO_USD,
+    PROMPT_NANO_USD,
+    USUAL_CHARGE,
+    Customer,
+    Stage,
+    breaker_of,
+    wait_until,
+)
+from support.fault_table import (
+    BOTH_WAYS,
+    BREAKS,
+    BROKEN,
+    CAPACITY,
+    GOOD,
+    OFFLINE,
+    OPEN,
+    OVERLOADED,
+    START,
+    STREAMED,
+    UNBELIEVABLE,
+    WHOLE,
+    Break,
+    Row,
+    error,
+    slug,
+)
 from support.gateway import RunningGateway, running_gateway
-from support.upstream import Act, FaultUpstream, upstream_in_thread
-from traghetto.engines.breaker import BreakerState
-from traghetto.engines.member import Health, Member
-from traghetto.engines.pool import ModelPool, _rendezvous
-from traghetto.storage.facts import UsageRecorded
-from traghetto.storage.sqlite import open_read_only
-
-OPEN, COOLING, SHUNNED = "open", "cooling", "shunned"
-PROMPT_NANO_USD, OUTPUT_NANO_USD = 1_000, 2_000
-"""Prices of one token: 1 and 2 USD per million."""
-USUAL_CHARGE = 11 * PROMPT_NANO_USD + 3 * OUTPUT_NANO_USD
-FUNDS = 10_000_000_000
-
-
-@dataclass(frozen=True)
-class Row:
-    """One fault before the first byte and its consequences."""
-
-    name: str
-    act: Act
-    code: str
-    attempts: int
-    breaker: int | str
-    """Failures counted, or what became of the backend."""
-    retry_after: int | None = None
-
-    def model(self, stream: bool) -> str:
-        return slug(f"{'stream' if stream else 'whole'} {self.name}")
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())
-
-
-def error(status: int, body: Any = None, **headers: str) -> Act:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return up.answer_json(body or {"error": {"message": "SECRET-WORDS"}}, status, named)
-
-
-CONTEXT = {"error": {"message": "too long", "code": "context_length_exceeded"}}
-POLICY = {"error": {"message": "no", "code": "content_filter"}}
-BROKEN, OFFLINE, TIMEOUT = "INFERENCE_FAILED", "MODEL_OFFLINE", "REQUEST_TIMEOUT"
-OVERLOADED, CAPACITY = "MODEL_OVERLOADED", "MODEL_AT_CAPACITY"
-
-BOTH_WAYS = [
-    Row("03 hang", up.hang, TIMEOUT, 1, 1),
-    Row("03 slow headers", up.slow_headers(0.02), TIMEOUT, 1, 1),
-    Row("04 context length", error(400, CONTEXT), "TOO_MANY_TOKENS", 1, 0),
-    Row("05 bad request", error(400), "INVALID_REQUEST", 1, 0),
-    Row("05 unprocessable", error(422), "INVALID_REQUEST", 1, 0),
-    Row("06 unauthorized", error(401), OFFLINE, 1, OPEN),
-    Row("06 forbidden", error(403), OFFLINE, 1, OPEN),
-    Row("07 payment required", error(402), OFFLINE, 1, OPEN),
-    Row("08 no such model", error(404), OFFLINE, 1, OPEN),
-    Row("09 too large", error(413), "PAYLOAD_TOO_LARGE", 1, 0),
-    Row("10 too many requests", error(429, retry_after="7"), OVERLOADED, 1, COOLING, 7),
-    Row("10 overloaded", error(529), OVERLOADED, 1, SHUNNED),
-    Row("11 internal error", error(500), BROKEN, 2, 2),
-    Row("12 bad gateway", error(502), BROKEN, 2, 2),
-    Row("13 loading", error(503, retry_after="3"), CAPACITY, 1, COOLING, 3),
-    Row("13 unavailable", error(503), CAPACITY, 1, SHUNNED),
-    Row("14 gateway timeout", error(504), TIMEOUT, 1, 1),
-    Row("14 request timeout", error(408), TIMEOUT, 1, 1),
-    Row("15 redirect", error(307, location="http://127.0.0.1:1/"), BROKEN, 1, OPEN),
-    Row("16 html", up.answer(200, b"<html>", content_type="text/html"), BROKEN, 2, 2),
-    Row("23 error in a 200", error(200), BROKEN, 2, 2),
-    Row("23 overload in a 200", error(200, {"error": {"code": 429}}), OVERLOADED, 1, SHUNNED),
-    Row("24 policy", error(400, POLICY), "CONTENT_POLICY_VIOLATION", 1, 0),
-    Row("27 large header", up.oversized_header(200_000), BROKEN, 1, 1),
-    Row("27 many headers", up.many_headers(90), BROKEN, 1, 1),
-    Row("27 compressed", up.compressed(), BROKEN, 1, 1),
-]
-
-UNFINISHED = {"choices": [{"message": {"content": "x"}, "finish_reason": None}]}
-WHOLE = [
-    Row("16 cut with a length", up.truncated(b'{"choices":[', length=99), BROKEN, 2, 2),
-    Row("16 cut cleanly", up.truncated(b'{"choices":['), BROKEN, 2, 2),
-    Row("16 malformed", up.answer(200, b"{]"), BROKEN, 2, 2),
-    Row("16 no completion", up.answer_json({"choices": []}), BROKEN, 2, 2),
-    Row("19 not utf-8", up.answer(200, b'{"choices":"\xff"}'), BROKEN, 2, 2),
-    Row("21 no finish reason", up.answer_json(UNFINISHED), BROKEN, 2, 2),
-    Row("27 large body", up.oversized_body(33 << 20), BROKEN, 1, 1),
-]
-
-STREAMED = [
-    Row("16 first event junk", up.stream([b"<oops>"]), BROKEN, 2, 2),
-    Row("16 first event no object", up.stream([b"[1]"]), BROKEN, 2, 2),
-    Row("19 first event not utf-8", up.raw_stream(b"data: \xff\n\n"), BROKEN, 2, 2),
-    Row("20 bad chunk first", up.stream([], then=up.bad_chunk), BROKEN, 2, 2),
-    Row("21 empty stream", up.stream([]), BROKEN, 2, 2),
-    Row("21 only done", up.stream([up.DONE]), BROKEN, 2, 2),
-    Row("22 no first event", up.stream([], then=up.hang), TIMEOUT, 1, 1),
-    Row(
-        "23 first event an error",
-        up.stream([b'{"error":{"message":"x","code":503}}']),
-        CAPACITY,
-        1,
-        SHUNNED,
-    ),
-    Row(
-        "23 error event first",
-        up.raw_stream(b'event: error\ndata: {"error":{"type":"overloaded_error"}}\n\n'),
-        OVERLOADED,
-        1,
-        SHUNNED,
-    ),
-    Row(
-        "24 policy first",
-        up.stream([b'{"error":{"code":"content_filter"}}']),
-        "CONTENT_POLICY_VIOLATION",
-        1,
-        0,
-    ),
-    Row("27 large line first", up.raw_stream(b"data: " + b"x" * (1 << 20)), BROKEN, 1, 1),
-]
-
-
-@dataclass(frozen=True)
-class Break:
-    """One fault of a stream whose first frames were delivered."""
-
-    name: str
-    act: Act
-    code: str
-    breaker: int | str
-
-    @property
-    def model(self) -> str:
-        return slug(f"mid {self.name}")
-
-
-START = up.usual_events()[:3]
-"""The role, and two pieces of text."""
-HELD_BACK = up.delta(finish="stop")
-"""A finish reason is released only with a proper end."""
-
-
-def after(act: Act) -> Act:
-    """The usual start, and `act` once the gateway has surely read it."""
-
-    async def act_later(exchange: up.Exchange) -> None:
-        await asyncio.sleep(0.1)
-        await act(exchange)
-
-    return up.stream(START, then=act_later)
-
-
-def broken(*then: bytes) -> Act:
-    """The usual start, then these events in a read of their own, then a proper end of the body."""
-    return after(up.later(b"".join(map(up.event, then))))
-
-
-BREAKS = [
-    Break("19 not utf-8", after(up.later(b"data: \xff\n\n")), BROKEN, 1),
-    Break("19 no json", broken(b'{"choices":'), BROKEN, 1),
-    Break("19 a list", broken(b"[1,2]"), BROKEN, 1),
-    Break("19 delta no object", broken(b'{"choices":[{"index":0,"delta":"x"}]}'), BROKEN, 1),
-    Break("20 reset", after(up.reset), BROKEN, 1),
-    Break("20 fin", after(up.close), BROKEN, 1),
-    Break("20 bad chunk", after(up.bad_chunk), BROKEN, 1),
-    Break("20 half an event", after(up.later(b'data: {"cho')), BROKEN, 1),
-    Break("21 clean end", up.stream(START), BROKEN, 1),
-    Break("21 finish without done", up.stream([*START, HELD_BACK]), BROKEN, 1),
-    Break("21 done without finish", up.stream([*START, up.DONE]), BROKEN, 1),
-    Break("21 gave up", broken(up.delta(finish="abort"), up.DONE), BROKEN, 1),
-    Break("22 stall", up.stream(START, then=up.hang), TIMEOUT, 1),
-    Break("22 stall after finish", up.stream([*START, HELD_BACK], then=up.hang), TIMEOUT, 1),
-    Break("23 error", broken(b'{"error":{"message":"CUDA out of memory"}}'), BROKEN, 1),
-    Break("23 overload", broken(b'{"error":{"code":429}}'), OVERLOADED, SHUNNED),
-    Break("23 no capacity", broken(b'{"error":{"code":503}}'), CAPACITY, SHUNNED),
-    Break(
-        "23 error event",
-        after(up.later(b'event: error\ndata: {"error":"x"}\n\n')),
-        BROKEN,
-        1,
-    ),
-    Break(
-        "24 policy",
-        broken(b'{"error":{"code":"content_filter"}}'),
-        "CONTENT_POLICY_VIOLATION",
-        0,
-    ),
-    Break(
-        "27 large line",
-        after(up.later(b"data: " + b"x" * (1 << 20))),
-        BROKEN,
-        1,
-    ),
-]
+from support.upstream import upstream_in_thread
+from traghetto.engines.member import Health
+from traghetto.engines.pool import _rendezvous
 
 SHORT = "first_event_seconds = 0.4\nbetween_events_seconds = 0.3\ntotal_seconds = 0.4"
 PATIENT = "first_event_seconds = 20\nbetween_events_seconds = 20\ntotal_seconds = 20"
@@ -228,132 +66,6 @@ def entry(model: str, *upstreams: str, more: str = "") -> str:
 
 def server(name: str, url: str) -> str:
     return f'[[upstreams]]\nname = "{name}"\nurl = "{url}"\n'
-
-
-def metered(prompt: Any, completion: Any) -> dict[str, Any]:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": 0}
-
-
-def told(usage: Any, *, streamed: bool) -> Act:
-    """A good answer that reports this usage, or none."""
-    if not streamed:
-        return up.answer_json(up.completion(usage=usage))
-    *events, _, done = up.usual_events()
-    reported = [] if usage is None else [up.usage_chunk(usage)]
-    return up.stream([*events, *reported, done])
-
-
-UNBELIEVABLE = {
-    "17 missing": None,
-    "18 negative": metered(-1, 3),
-    "18 huge": metered(11, 10**15),
-    "18 not a number": metered(float("nan"), 3),
-    "18 words": metered("many", 3),
-    "18 longer than the prompt can be": metered(90_000, 3),
-}
-
-
-def with_usage(payload: bytes, completion_tokens: int) -> bytes:
-    """An event that also carries usage, as servers with continuous usage send it."""
-    return payload[:-1] + b"," + json.dumps({"usage": metered(11, completion_tokens)}).encode()[1:]
-
-
-GOOD = {
-    "good": up.answer_completion(),
-    "good-slow": up.stream(up.usual_events(), seconds=0.15),
-    "too-many-choices": up.answer_json(up.completion(n=3)),
-    "too-long": up.answer_json(up.completion(usage=metered(11, 500))),
-    "too-long-stream": up.stream(up.usual_events(*"abcdefgh"), seconds=0.02, then=up.hang),
-    "empty": up.answer_json(up.completion("", usage=metered(11, 0))),
-    "breaks-with-usage": up.stream(
-        [with_usage(payload, count) for count, payload in enumerate(START)], then=up.later(b"oops")
-    ),
-    "breaks-overstated": up.stream([with_usage(START[1], 400)], then=up.later(b"oops")),
-    "stale": up.answer_completion(),
-    "closes": up.close,
-    "resets": up.reset,
-} | {
-    slug(f"{way} {name}"): told(usage, streamed=way == "stream")
-    for name, usage in UNBELIEVABLE.items()
-    for way in ("whole", "stream")
-}
-
-
-@dataclass
-class Stage:
-    """The gateway, its two backends, and what a test asks of them."""
-
-    gateway: RunningGateway
-    one: FaultUpstream
-    two: FaultUpstream
-
-    def pool(self, model: str) -> ModelPool:
-        return self.gateway.gateway.services.fleet.pools[model]
-
-    def member(self, model: str) -> Member:
-        return self.pool(model).members[0]
-
-    def requests(self, model: str, upstream: FaultUpstream | None = None) -> int:
-        return sum(1 for r in (upstream or self.one).requests if r.model == model)
-
-    def usages(self, account: str) -> list[UsageRecorded]:
-        """The usage records of an account, once everything decided is on disk."""
-        assert self.gateway.differences() == []
-        shown = self.gateway.perform("accounts.show", account=account)
-        with open_read_only(self.gateway.data_dir) as books:
-            assert [h for h in books.holds() if h.account_id == shown["id"]] == [], "a hold is left"
-            return [u for u in books.usages() if u.account_id == shown["id"]]
-
-
-@dataclass
-class Customer:
-    """A fresh account with 10 USD; everything it asks is checked in the books."""
-
-    stage: Stage
-    name: str
-    key: str
-    log: io.StringIO
-
-    def ask(self, model: str, *, stream: bool = False, **members: Any) -> Reply:
-        with contextlib.redirect_stderr(self.log):
-            body = chat_body(model, stream=stream, **members)
-            reply = client.send(self.stage.gateway.address, body, self.key)
-            # A stream's record is written when its exchange is over, just after its last byte.
-            wait_until(lambda: not is_logged(reply) or self.levels(reply))
-        return reply
-
-    def levels(self, reply: Reply) -> list[str]:
-        """The levels of the records that carry the request's id."""
-        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
-        return [line["level"] for line in lines if line.get("request_id") == reply.request_id]
-
-    def events(self, name: str) -> list[tuple[str, str]]:
-        """Level and model of the records of a change of state; none of them names a request."""
-        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
-        found = [line for line in lines if line["event"] == name]
-        assert not any("request_id" in line for line in found)
-        return [(line["level"], line["model"]) for line in found]
-
-    def spent(self) -> int:
-        """Nano USD that left the account; the usage records must say the same."""
-        usages = self.stage.usages(self.name)
-        balance = self.stage.gateway.usd(self.name)
-        whole, _, fraction = balance.partition(".")
-        spent = FUNDS - int(whole) * 10**9 - int(fraction.ljust(9, "0") or 0)
-        assert spent == sum(usage.charged for usage in usages)
-        return spent
-
-
-def is_logged(reply: Reply) -> bool:
-    """Whether the error at the end of a stream is one that is logged."""
-    return published()[BROKEN].message.encode() in reply.body
-
-
-def wait_until(condition: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -390,15 +102,6 @@ def customer(stage: Stage) -> Customer:
     key = stage.gateway.new_key()
     accounts = stage.gateway.perform("accounts.list")["accounts"]
     return Customer(stage, accounts[-1]["name"], key, io.StringIO())
-
-
-def breaker_of(member: Member) -> int | str:
-    breaker = member.breaker
-    if breaker.state is not BreakerState.CLOSED:
-        return OPEN
-    if breaker.is_cooling:
-        return COOLING
-    return SHUNNED if breaker.is_shunned else breaker._consecutive
 
 
 def check_before_first_byte(customer: Customer, row: Row, *, stream: bool) -> None:
