@@ -394,6 +394,24 @@ def test_a_clock_that_steps_back_reopens_nothing() -> None:
     asyncio.run(run())
 
 
+def test_a_clock_that_steps_back_after_the_start_reopens_nothing() -> None:
+    """What came before the day of the start was not read: it is not granted a second time."""
+
+    async def run() -> None:
+        disk = MemoryDisk()
+        books = open_books(MemoryStore(disk), diem=USD)
+        await books.reserve("r", USD).settle(charge("r", USD)).durable
+        books.clock.advance(86_400)
+        again = open_books(MemoryStore(disk), clock=books.clock, register=False)
+        books.clock.step_utc(-3600)
+        taken = again.reserve("s", USD)
+        assert taken.fund.window == "E:2026-01-02"
+        await taken.settle(charge("s", USD // 2)).durable
+        assert not verify(disk).differences
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("period", "after_day", "after_month"),
     [

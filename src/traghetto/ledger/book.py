@@ -86,7 +86,7 @@ class Book:
         """`state` is what the store loaded for the current UTC day (`day_window`)."""
         self._store = store
         self._clock = clock
-        self._calendar = Calendar(clock)
+        self._calendar = Calendar(clock, state.day)
         self._holdings = Holdings(store, clock, state)
         self._orphans = state.holds
         self._may_overdraw = overdraft == "last"

@@ -1,6 +1,7 @@
 """Windows of time as row keys: the UTC day of a DIEM allocation and of a key's spending.
 
-Invariant: the current day never moves back within a process, whatever the wall clock does.
+Invariant: the current day never moves back within a process, nor to before the day that its books
+were loaded for, whatever the wall clock does.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ class Calendar:
 
     __slots__ = ("_clock", "_day", "_ends_ns")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, first_day: str) -> None:
+        """`first_day` is the window that the books were loaded for: earlier ones are not known."""
         self._clock = clock
         self._ends_ns = 0
-        self._day = ""
+        self._day = first_day
 
     def today(self) -> str:
         """The window of the latest UTC day seen so far."""
         now = self._clock.utc_ns()
         if now >= self._ends_ns:
             self._ends_ns = (now // _DAY_NS + 1) * _DAY_NS
-            self._day = day_window(now)
+            self._day = max(self._day, day_window(now))
         return self._day

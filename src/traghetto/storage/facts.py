@@ -189,6 +189,8 @@ class StoredState(msgspec.Struct, frozen=True):
     the first of its month on; `key_lifetimes` the sums over all days.
     """
 
+    day: str
+    """The day window it was requested for: what came before it is not here."""
     accounts: tuple[AccountSaved, ...] = ()
     keys: tuple[KeySaved, ...] = ()
     allocations: tuple[AllocationSet, ...] = ()

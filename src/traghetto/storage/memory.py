@@ -88,6 +88,7 @@ class MemoryDisk:
         for (key_id, currency, _), spent in self._key_spends.items():
             lifetimes[key_id, currency] += spent
         return StoredState(
+            day=day,
             accounts=tuple(self._accounts.values()),
             keys=tuple(self._keys.values()),
             allocations=tuple(self._allocations.values()),

@@ -241,6 +241,7 @@ def _resolve(future: Durable, failure: StoreBroken | None) -> None:
 def _read_state(connection: apsw.Connection, day: str) -> StoredState:
     first_of_month = day[:-2] + "01"
     return StoredState(
+        day=day,
         accounts=tuple(_accounts(connection)),
         keys=tuple(_rows(connection, "keys", KeySaved)),
         allocations=tuple(_rows(connection, "allocations", AllocationSet)),
