@@ -62,6 +62,7 @@ FIELDS: Final = frozenset(
         "state",
         "status",
         "time",
+        "upstream_model",
         "url",
         "value",
         "version",

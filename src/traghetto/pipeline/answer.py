@@ -53,19 +53,15 @@ def cost_member(settled: Settled) -> dict[str, Any]:
 
 def public_choices(
     completion: Completion, request: ChatRequest, *, over_limit: bool
-) -> list[dict[str, Any]] | None:
+) -> list[dict[str, Any]]:
     """The choices of a whole answer, at most `n` of them, with listed members only.
 
-    None if a finish reason says that the backend gave up. `over_limit` marks an answer that is
-    longer than was asked for.
+    `over_limit` marks an answer that is longer than was asked for.
     """
     choices: list[dict[str, Any]] = []
     for choice in completion.choices[: request.n]:
-        reason = public_finish_reason(choice.get("finish_reason"))
-        if reason is None:
-            return None
-        if over_limit:
-            reason = "length"
+        reason = "length" if over_limit else public_finish_reason(choice["finish_reason"])
+        assert reason is not None, "a completion was checked for it"
         public = {
             "index": choice.get("index", len(choices)),
             "message": _public_message(choice["message"], request),

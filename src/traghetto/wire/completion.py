@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from traghetto.wire.finish import public_finish_reason
+
 TOKENS_MAX: Final = 100_000_000
 """No request can have used more tokens than this; a larger count is not believed."""
 
@@ -101,7 +103,7 @@ def parse_completion(answer: Any) -> Completion:
     """`answer` as a `Completion`; raises ValueError if it is not a finished chat completion.
 
     Every choice must have a message (content a string or null, tool calls with a name and string
-    arguments) and say why it ended.
+    arguments) and say why it ended, in a word that means an end.
     """
     try:
         checked = msgspec.convert(answer, _Answer)
@@ -109,6 +111,8 @@ def parse_completion(answer: Any) -> Completion:
         raise ValueError("the answer is not a chat completion") from None
     if not checked.choices:
         raise ValueError("the answer has no choices")
+    if any(public_finish_reason(choice.finish_reason) is None for choice in checked.choices):
+        raise ValueError("the finish reason says that the backend gave up")
     claimed = answer.get("usage")
     usage = parse_usage(claimed, answer.get("timings"))
     return Completion(answer, usage, usage is None and claimed is not None)

@@ -33,8 +33,9 @@ from traghetto.wire.sse import DONE, SseDecoder, SseNotUtf8, SseTooLarge
 Tokenizer = Literal["vllm", "llama.cpp"]
 """Which server's way of counting tokens a backend offers."""
 
-DRAIN_SECONDS_MAX: Final = 0.5
-"""How long a finished stream may take to end its body, so that its connection can be kept."""
+DRAIN_SECONDS_MAX: Final = 0.05
+"""How long a finished stream may take to end its body, so that its connection can be kept. The
+client waits for it too, so it is short: a new connection costs less than that."""
 STREAM_READ_BYTES_MAX: Final = 32 * 1024
 """Most of a stream that is handed on at once. It counts as delivered when the client's connection
 has taken it, so a burst must not go there in one piece that no socket accepts."""

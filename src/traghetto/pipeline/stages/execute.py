@@ -81,10 +81,6 @@ async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
     reported = completion.usage
     over_limit = reported is not None and reported.completion_tokens > limit
     choices = public_choices(completion, job.request, over_limit=over_limit)
-    if choices is None:
-        raise ApiError(
-            ErrorCode.INFERENCE_FAILED, reason="the backend's finish reason says it gave up"
-        )
     settled = settlement.complete(
         reported, lambda: estimated_tokens(completion.output_bytes(job.request.n))
     )
