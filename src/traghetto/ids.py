@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import time
 import uuid
 import zlib
 from collections.abc import Callable
@@ -21,22 +22,27 @@ _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 _PAIRS: Final = [first + second for first in _BASE62 for second in _BASE62]
 _SECRET_CHARACTERS: Final = 43
 _CHECKSUM_CHARACTERS: Final = 6
-_REQUEST_ID_BYTES: Final = 16
+_REQUEST_ID_RANDOM_BYTES: Final = 10
 _REQUEST_IDS_PER_DRAW: Final = 256
 
 
 class _RequestIds:
-    """Random request ids. The operating system is asked for many at once: a call costs more than
-    everything else that is done for an id."""
+    """Request ids: 48 bits of time in milliseconds, then 80 random bits.
+
+    The time keeps the rows of one moment together in the books, whose indexes would otherwise be
+    written all over. Many ids are drawn at once (and share the moment of their draw), because
+    asking the operating system costs more than everything else that is done for an id.
+    """
 
     def __init__(self) -> None:
         self._drawn: list[str] = []
 
     def __call__(self) -> str:
         if not self._drawn:
-            digits = secrets.token_hex(_REQUEST_ID_BYTES * _REQUEST_IDS_PER_DRAW)
-            width = 2 * _REQUEST_ID_BYTES
-            self._drawn = [digits[i : i + width] for i in range(0, len(digits), width)]
+            prefix = f"{time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}"
+            digits = secrets.token_hex(_REQUEST_ID_RANDOM_BYTES * _REQUEST_IDS_PER_DRAW)
+            width = 2 * _REQUEST_ID_RANDOM_BYTES
+            self._drawn = [prefix + digits[i : i + width] for i in range(0, len(digits), width)]
         return self._drawn.pop()
 
 
@@ -44,7 +50,7 @@ _request_ids: Final = _RequestIds()
 
 
 def new_request_id() -> str:
-    """A fresh request id: 32 hexadecimal digits, unguessable, made by us and never taken over."""
+    """A fresh request id: 32 hexadecimal digits, made by us and never taken over from a client."""
     return _request_ids()
 
 

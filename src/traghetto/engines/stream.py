@@ -46,6 +46,7 @@ class ChatStream:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline = _NEVER
         self._waiter: asyncio.Task[object] | None = None
+        self._reader: asyncio.Task[object] | None = None
         self._cancellations = 0
         self._is_late = False
         self._is_ended = False
@@ -90,7 +91,11 @@ class ChatStream:
         self._deadline = self._loop.time() + self._between
         if self._timer is None:
             self._timer = self._loop.call_at(self._deadline, self._on_timer)
-        self._waiter = asyncio.current_task()
+        reader = self._reader
+        if reader is None:
+            # A stream has one reader for its life; asking who runs costs more than the rest here.
+            reader = self._reader = asyncio.current_task()
+        self._waiter = reader
         try:
             return await self._events.__anext__()
         except StopAsyncIteration:

@@ -7,7 +7,7 @@ call and nothing else; answers are decoded and classified, not trusted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -178,26 +178,35 @@ def _is_text_only(body: dict[str, Any]) -> bool:
 async def _events(response: ClientResponse) -> AsyncGenerator[list[bytes], None]:
     """The payloads of a stream, read by read; raises EngineFailure where it goes wrong."""
     decoder = SseDecoder()
-    feed, read = decoder.feed, response.content.read
+    feed, read = decoder.feed, response.content.readany
     is_done = False
     try:
-        while chunk := await read(STREAM_READ_BYTES_MAX):
-            try:
-                payloads = feed(chunk)
-            except SseTooLarge as error:
-                raise EngineFailure(FailureKind.UNUSABLE, "an event is too large") from error
-            except SseNotUtf8 as error:
-                raise EngineFailure(FailureKind.BROKEN, "the stream is not UTF-8") from error
-            if payloads:
-                is_done = is_done or payloads[-1] == DONE
-                yield payloads
-            if decoder.error is not None:
-                raise _failure_of_error_event(decoder.error)
+        while chunk := await read():
+            for piece in _pieces(chunk):
+                try:
+                    payloads = feed(piece)
+                except SseTooLarge as error:
+                    raise EngineFailure(FailureKind.UNUSABLE, "an event is too large") from error
+                except SseNotUtf8 as error:
+                    raise EngineFailure(FailureKind.BROKEN, "the stream is not UTF-8") from error
+                if payloads:
+                    is_done = is_done or payloads[-1] == DONE
+                    yield payloads
+                if decoder.error is not None:
+                    raise _failure_of_error_event(decoder.error)
         if decoder.finish() and not is_done:
             raise EngineFailure(FailureKind.BROKEN, "the stream ended inside an event")
     finally:
         if is_done and not response.content.at_eof():
             await _drain(response)
+
+
+def _pieces(chunk: bytes) -> Sequence[bytes]:
+    """`chunk` in pieces of at most STREAM_READ_BYTES_MAX; nearly always it is one."""
+    if len(chunk) <= STREAM_READ_BYTES_MAX:
+        return (chunk,)
+    starts = range(0, len(chunk), STREAM_READ_BYTES_MAX)
+    return [chunk[start : start + STREAM_READ_BYTES_MAX] for start in starts]
 
 
 def _failure_of_error_event(payload: bytes) -> EngineFailure:
