@@ -13,6 +13,7 @@ from traghetto.ledger.verify import verify
 from traghetto.money import Currency, SpendLimits
 from traghetto.storage.connector import Snapshot, Store, StoreBroken
 from traghetto.storage.facts import (
+    DIEM_GRANT,
     AllocationSet,
     BalanceRow,
     HoldClosed,
@@ -80,6 +81,33 @@ def test_durable_facts_survive_the_process(place: Place) -> None:
         assert state.key_lifetimes == (KeySpendRow("k", Currency.USD, "", 12),)
         assert [row.request_id for row in state.holds] == ["r2"]
         assert not verify(place.snapshot()).differences
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_cutting_and_restoring_an_allocation_grants_nothing_again(
+    place: Place, restarted: bool
+) -> None:
+    """A day's window is topped up to the highest allocation of the day, whoever set it when."""
+
+    async def run() -> None:
+        store = place.open()
+        books = open_books(store, diem=10 * USD)
+        books.reserve("r", USD).settle(charge("r", USD))
+        for allocation, left in ((0, 9), (10, 9), (4, 9), (12, 11), (0, 11), (12, 11), (13, 12)):
+            await books.book.grant_diem("a", allocation * USD)
+            if restarted:
+                await store.aclose()
+                store = place.open()
+                books = open_books(store, clock=books.clock, register=False)
+            assert books.spendable()[0][Currency.DIEM] == left * USD
+        books.clock.advance(86_400)
+        assert books.spendable()[0][Currency.DIEM] == 13 * USD
+        await store.aclose()
+        assert not verify(place.snapshot()).differences
+        granted = [row for row in place.snapshot().entries() if row.debit == DIEM_GRANT]
+        assert [row.amount // USD for row in granted] == [10, 2, 1, 13]
 
     asyncio.run(run())
 

@@ -14,7 +14,7 @@ from traghetto.clock import ManualClock
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.ledger.book import Charge, ChargeLine, HoldEnded, day_window
 from traghetto.ledger.verify import verify
-from traghetto.money import Currency, LimitPeriod, SpendLimits
+from traghetto.money import NANO_USD_MAX, Currency, LimitPeriod, SpendLimits
 from traghetto.storage.facts import EntryKind
 from traghetto.storage.memory import MemoryDisk, MemoryStore
 
@@ -476,6 +476,28 @@ def test_a_higher_allocation_tops_up_today_and_a_lower_one_waits() -> None:
         assert books.spendable()[0][Currency.DIEM] == 2 * USD + USD // 2
         books.clock.advance(86_400)
         assert Currency.DIEM not in books.spendable()[0]
+        await books.store.aclose()
+        assert not verify(disk).differences
+
+    asyncio.run(run())
+
+
+def test_an_allocation_out_of_range_changes_nothing() -> None:
+    """A refused allocation is neither remembered for tomorrow nor granted today."""
+
+    async def run() -> None:
+        disk = MemoryDisk()
+        books = open_books(MemoryStore(disk), diem=USD)
+        books.spendable()
+        books.book.adjust("a", Currency.DIEM, USD, reason="test")
+        for refused in (NANO_USD_MAX, NANO_USD_MAX + 1):
+            with pytest.raises(ValueError, match="at most"):
+                books.book.grant_diem("a", refused)
+        assert books.book.allocation("a") == USD
+        books.clock.advance(86_400)
+        assert books.spendable()[0][Currency.DIEM] == USD
+        with pytest.raises(ValueError, match="at most"):
+            books.book.grant_diem("b", NANO_USD_MAX + 1)
         await books.store.aclose()
         assert not verify(disk).differences
 

@@ -14,9 +14,11 @@ from traghetto.errors import ApiError
 from traghetto.ledger.book import Hold
 from traghetto.ledger.verify import verify
 from traghetto.money import Currency, LimitPeriod, SpendLimits
+from traghetto.storage.facts import DIEM_GRANT
 from traghetto.storage.memory import MemoryDisk, MemoryStore
 
 LIMIT = SpendLimits(usd_nano_usd=40 * USD, diem_nano_usd=10 * USD, period=LimitPeriod.MONTH)
+DIEM_MAX = 3 * USD
 AMOUNTS = st.integers(min_value=1, max_value=8 * USD)
 
 
@@ -63,7 +65,7 @@ class Ledger(RuleBasedStateMachine):
         self.run(lambda: self.books.book.credit(account, amount, reason="model"))
         self.credited[account] += amount
 
-    @rule(account=st.sampled_from("ab"), diem=st.sampled_from([0, USD // 10, 3 * USD]))
+    @rule(account=st.sampled_from("ab"), diem=st.sampled_from([0, USD // 10, DIEM_MAX]))
     def allocate(self, account: str, diem: int) -> None:
         self.run(lambda: self.books.book.grant_diem(account, diem))
 
@@ -138,6 +140,15 @@ class Ledger(RuleBasedStateMachine):
             owned = credited - self.charged_usd[account]
             assert balances.get(Currency.USD, 0) == owned
             assert self.books.book._holdings.own(account).usd.balance == owned
+
+    @invariant()
+    def a_day_is_granted_the_highest_allocation_at_most(self) -> None:
+        granted: dict[tuple[str, str], int] = {}
+        for entry in self.disk.entries():
+            if entry.debit == DIEM_GRANT:
+                window = (entry.account_id, entry.window)
+                granted[window] = granted.get(window, 0) + entry.amount
+        assert max(granted.values(), default=0) <= DIEM_MAX
 
     @invariant()
     def holds_are_counted(self) -> None:

@@ -224,26 +224,32 @@ class Book:
         return self._move(account_id, fund, nano_usd, EntryKind.ADJUST, ADJUSTMENT, reason)
 
     def check_allocation(self, nano_usd_per_day: int) -> None:
-        """Refuse less than 0.1 DIEM with ValueError, except 0, which ends an allocation."""
+        """Raise ValueError unless it is 0, which ends an allocation, or at least 0.1 DIEM."""
         if nano_usd_per_day != 0 and nano_usd_per_day < DIEM_NANO_USD_MIN:
             raise ValueError("a DIEM allocation is 0 or at least 0.1")
+        _check_range(nano_usd_per_day)
 
     def grant_diem(self, account_id: str, nano_usd_per_day: int) -> Durability:
         """Set the account's DIEM per UTC day. A rise applies today, a cut from the next day.
 
-        Raises ValueError as `check_allocation` does.
+        Today's window is topped up to the new allocation: what it was granted before counts, so
+        that cutting and restoring grants nothing twice. Raises ValueError as `check_allocation`
+        does, and if the balance would be too large.
         """
         self.check_allocation(nano_usd_per_day)
         day = self._calendar.today()
         funds = self._holdings.of_account(account_id, day)
-        rise = nano_usd_per_day - funds.allocation
+        diem = funds.diem
+        rise = 0 if diem is None else max(0, nano_usd_per_day - diem.granted)
+        if diem is not None:
+            _check_range(diem.balance + rise)
         facts: list[Fact] = [AllocationSet(account_id, nano_usd_per_day)]
         funds.allocation = nano_usd_per_day
-        if funds.diem is None:
+        if diem is None:
             funds.day = ""  # looked up anew on first use, which grants it
-        elif rise > 0:
-            _check_range(funds.diem.balance + rise)
-            funds.diem.balance += rise
+        elif rise:
+            diem.balance += rise
+            diem.granted += rise
             line = f"rise:{new_request_id()}"
             facts.append(diem_grant(account_id, day, rise, line, self._clock.utc_ns()))
         return self._store.submit(facts)

@@ -13,12 +13,14 @@ from traghetto.money import Currency, LimitPeriod
 class Fund:
     """What an account owns in one currency and window, in nano_usd."""
 
-    __slots__ = ("balance", "currency", "exclusive", "held", "window")
+    __slots__ = ("balance", "currency", "exclusive", "granted", "held", "window")
 
-    def __init__(self, currency: Currency, window: str, balance: int) -> None:
+    def __init__(self, currency: Currency, window: str, balance: int, granted: int = 0) -> None:
         self.currency = currency
         self.window = window
         self.balance = balance
+        self.granted = granted
+        """What allocations have put into a DIEM window so far; 0 for USD."""
         self.held = 0
         self.exclusive = False
 

@@ -50,6 +50,9 @@ class Holdings:
                 self.own(row.account_id).usd.balance = row.amount
             else:
                 self._stored_diem[row.account_id, row.window] = row.amount
+        self._stored_grants: Final = {
+            (row.account_id, row.window): row.amount for row in state.grants
+        }
         self._stored_days: Final[defaultdict[tuple[str, Currency], dict[str, int]]] = defaultdict(
             dict
         )
@@ -93,9 +96,10 @@ class Holdings:
     def _diem_of(self, account_id: str, allocation: int, day: str) -> Fund | None:
         stored = self._stored_diem.pop((account_id, day), None)
         if stored is not None:
-            return Fund(Currency.DIEM, day, stored)
+            granted = self._stored_grants.pop((account_id, day), 0)
+            return Fund(Currency.DIEM, day, stored, granted)
         if allocation == 0:
             return None
         grant = diem_grant(account_id, day, allocation, GRANT_LINE, self._clock.utc_ns())
         self._store.submit((grant,))
-        return Fund(Currency.DIEM, day, allocation)
+        return Fund(Currency.DIEM, day, allocation, allocation)

@@ -24,6 +24,7 @@ from traghetto.storage.facts import (
     HoldExtended,
     HoldOpened,
     KeySaved,
+    PepperProved,
     UsageRecorded,
 )
 
@@ -34,6 +35,7 @@ class Batch:
     def __init__(self, facts: Iterable[Fact]) -> None:
         self._accounts: dict[str, AccountSaved] = {}
         self._keys: dict[str, KeySaved] = {}
+        self._pepper: PepperProved | None = None
         self._allocations: dict[str, AllocationSet] = {}
         self._entries: list[Entry] = []
         self._balances: defaultdict[tuple[str, Currency, str], int] = defaultdict(int)
@@ -45,6 +47,7 @@ class Batch:
         takers: dict[type[Any], Callable[[Any], None]] = {
             AccountSaved: self._take_account,
             KeySaved: self._take_key,
+            PepperProved: self._take_pepper,
             AllocationSet: self._take_allocation,
             Entry: self._take_entry,
             UsageRecorded: self._usages.append,
@@ -59,7 +62,8 @@ class Batch:
         """Name of a statement in `queries/write.sql` and its JSON rows, parents before children."""
         rows: tuple[tuple[str, list[Any]], ...] = (
             ("save_accounts", list(self._accounts.values())),
-            ("save_keys", [_key_row(key) for key in self._keys.values()]),
+            ("save_pepper_proof", [] if self._pepper is None else [_hexadecimal(self._pepper)]),
+            ("save_keys", [_hexadecimal(key) for key in self._keys.values()]),
             ("save_allocations", list(self._allocations.values())),
             ("insert_entries", self._entries),
             ("move_balances", [(*key, amount) for key, amount in self._balances.items()]),
@@ -78,6 +82,9 @@ class Batch:
 
     def _take_key(self, key: KeySaved) -> None:
         self._keys[key.id] = key
+
+    def _take_pepper(self, proved: PepperProved) -> None:
+        self._pepper = proved
 
     def _take_allocation(self, allocation: AllocationSet) -> None:
         self._allocations[allocation.account_id] = allocation
@@ -106,10 +113,11 @@ class Batch:
             self._closed.append(closed)
 
 
-def _key_row(key: KeySaved) -> list[Any]:
-    """The key as a row; JSON has no bytes, so its digest travels in hexadecimal."""
+def _hexadecimal(fact: msgspec.Struct) -> list[Any]:
+    """The fact as a row; JSON has no bytes, so a digest travels in hexadecimal."""
     return [
-        value.hex() if isinstance(value, bytes) else value for value in msgspec.structs.astuple(key)
+        value.hex() if isinstance(value, bytes) else value
+        for value in msgspec.structs.astuple(fact)
     ]
 
 

@@ -152,6 +152,12 @@ class KeySaved(msgspec.Struct, frozen=True, array_like=True):
     revoked: bool
 
 
+class PepperProved(msgspec.Struct, frozen=True, array_like=True):
+    """What tells from now on whether a pepper is the one that the key digests were made with."""
+
+    proof: bytes
+
+
 Fact = (
     Entry
     | UsageRecorded
@@ -161,6 +167,7 @@ Fact = (
     | AllocationSet
     | AccountSaved
     | KeySaved
+    | PepperProved
 )
 
 
@@ -169,6 +176,14 @@ class BalanceRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     account_id: str
     currency: Currency
+    window: str
+    amount: int
+
+
+class GrantedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What an account's DIEM window was granted so far: the sum of its grant entries."""
+
+    account_id: str
     window: str
     amount: int
 
@@ -185,8 +200,8 @@ class KeySpendRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class StoredState(msgspec.Struct, frozen=True):
     """What a gateway needs to start deciding, read once at boot.
 
-    `balances` holds USD and the DIEM windows from the requested day on; `key_spends` the days from
-    the first of its month on; `key_lifetimes` the sums over all days.
+    `balances` holds USD and the DIEM windows from the requested day on, `grants` the same windows;
+    `key_spends` the days from the first of its month on; `key_lifetimes` the sums over all days.
     """
 
     day: str
@@ -195,6 +210,9 @@ class StoredState(msgspec.Struct, frozen=True):
     keys: tuple[KeySaved, ...] = ()
     allocations: tuple[AllocationSet, ...] = ()
     balances: tuple[BalanceRow, ...] = ()
+    grants: tuple[GrantedRow, ...] = ()
     key_spends: tuple[KeySpendRow, ...] = ()
     key_lifetimes: tuple[KeySpendRow, ...] = ()
     holds: tuple[HoldOpened, ...] = ()
+    pepper_proof: bytes | None = None
+    """None until the first pepper was used."""

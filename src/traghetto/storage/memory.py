@@ -19,6 +19,7 @@ import msgspec
 from traghetto.money import Currency
 from traghetto.storage.connector import Durable, StoreBroken
 from traghetto.storage.facts import (
+    DIEM_GRANT,
     FUNDS,
     AccountSaved,
     AllocationSet,
@@ -26,11 +27,13 @@ from traghetto.storage.facts import (
     Entry,
     EntryKind,
     Fact,
+    GrantedRow,
     HoldClosed,
     HoldExtended,
     HoldOpened,
     KeySaved,
     KeySpendRow,
+    PepperProved,
     StoredState,
     UsageRecorded,
 )
@@ -50,6 +53,7 @@ class MemoryDisk:
         self._balances: defaultdict[_Cell, int] = defaultdict(int)
         self._key_spends: defaultdict[_Cell, int] = defaultdict(int)
         self._holds: dict[str, HoldOpened] = {}
+        self._pepper_proof: bytes | None = None
 
     def write(self, facts: Iterable[Fact]) -> None:
         """Commit `facts`.
@@ -81,6 +85,8 @@ class MemoryDisk:
                 case KeySaved():
                     self._require(fact.account_id in self._accounts, "an unknown account")
                     self._keys[fact.id] = fact
+                case PepperProved():
+                    self._pepper_proof = fact.proof
 
     def load(self, day: str) -> StoredState:
         first_of_month = day[:-2] + "01"
@@ -93,9 +99,11 @@ class MemoryDisk:
             keys=tuple(self._keys.values()),
             allocations=tuple(self._allocations.values()),
             balances=tuple(row for row in self.balances() if not row.window or row.window >= day),
+            grants=tuple(row for row in self._grants() if row.window >= day),
             key_spends=tuple(row for row in self.key_spends() if row.window >= first_of_month),
             key_lifetimes=tuple(KeySpendRow(*key, "", spent) for key, spent in lifetimes.items()),
             holds=tuple(self._holds.values()),
+            pepper_proof=self._pepper_proof,
         )
 
     def accounts(self) -> Iterable[AccountSaved]:
@@ -118,6 +126,13 @@ class MemoryDisk:
 
     def holds(self) -> Iterable[HoldOpened]:
         return self._holds.values()
+
+    def _grants(self) -> list[GrantedRow]:
+        granted: defaultdict[tuple[str, str], int] = defaultdict(int)
+        for entry in self._entries.values():
+            if entry.debit == DIEM_GRANT:
+                granted[entry.account_id, entry.window] += entry.amount
+        return [GrantedRow(*window, amount) for window, amount in granted.items()]
 
     def _write_entry(self, entry: Entry) -> None:
         identity = (entry.request_id, entry.kind, entry.line)

@@ -31,6 +31,7 @@ from traghetto.storage.facts import (
     BalanceRow,
     Entry,
     Fact,
+    GrantedRow,
     HoldOpened,
     KeySaved,
     KeySpendRow,
@@ -246,9 +247,11 @@ def _read_state(connection: apsw.Connection, day: str) -> StoredState:
         keys=tuple(_rows(connection, "keys", KeySaved)),
         allocations=tuple(_rows(connection, "allocations", AllocationSet)),
         balances=tuple(_rows(connection, "balances_from", BalanceRow, day)),
+        grants=tuple(_rows(connection, "grants_from", GrantedRow, day)),
         key_spends=tuple(_rows(connection, "key_spends_from", KeySpendRow, first_of_month)),
         key_lifetimes=tuple(_rows(connection, "key_lifetimes", KeySpendRow)),
         holds=tuple(_rows(connection, "holds", HoldOpened)),
+        pepper_proof=next((row[0] for row in connection.execute(_READ["pepper_proof"])), None),
     )
 
 

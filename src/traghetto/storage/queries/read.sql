@@ -20,6 +20,15 @@ SELECT account_id, amount FROM diem_allocation;
 -- USD balances, and DIEM balances of the day ?1 and later.
 SELECT account_id, currency, window, amount FROM balance WHERE window = '' OR window >= ?1;
 
+-- name: grants_from
+-- DIEM granted per account and day, from the day ?1 on.
+SELECT account_id, window, sum(amount) FROM entry
+WHERE kind = 'diem_grant' AND window >= ?1 GROUP BY window, account_id;
+
+-- name: pepper_proof
+-- What the right pepper is recognised by.
+SELECT proof FROM pepper;
+
 -- name: balances
 -- Every balance of every window.
 SELECT account_id, currency, window, amount FROM balance;

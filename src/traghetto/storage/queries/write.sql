@@ -36,6 +36,11 @@ ON CONFLICT (id) DO UPDATE SET
     model_privacy = excluded.model_privacy, expires_ns = excluded.expires_ns,
     openai_errors = excluded.openai_errors, revoked = excluded.revoked;
 
+-- name: save_pepper_proof
+-- Say what the right pepper is recognised by; element 0 is in hexadecimal.
+INSERT INTO pepper (only, proof) SELECT 1, unhex(value ->> 0) FROM json_each(?1) WHERE true
+ON CONFLICT (only) DO UPDATE SET proof = excluded.proof;
+
 -- name: save_allocations
 -- Set the DIEM that accounts are granted per day.
 INSERT INTO diem_allocation (account_id, amount)
