@@ -22,8 +22,10 @@ import pytest
 
 from support import upstream as up
 from support.client import chat_body, raw_chat
+from support.configuration import model_toml, upstream_toml
 from support.gateway import RunningGateway, running_gateway
 from support.upstream import Act, FaultUpstream, Request, upstream_in_thread
+from support.waiting import wait_until
 from traghetto.engines.openai.backend import STREAM_READ_BYTES_MAX
 from traghetto.storage.facts import UsageRecorded
 from traghetto.storage.sqlite import open_read_only
@@ -90,7 +92,7 @@ class Customer:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         connection.settimeout(10)
         connection.connect(self.stage.gateway.address)
-        connection.sendall(raw_chat(chat_body(model, stream=stream), self.key))
+        connection.sendall(raw_chat(chat_body(model, max_tokens=None, stream=stream), self.key))
         return Client(connection)
 
     def usages(self) -> list[UsageRecorded]:
@@ -142,13 +144,6 @@ class Client:
         return self.received.count(b'"content":"') - self.received.count(b'"content":""')
 
 
-def wait_until(condition: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-
-
 def assert_stopped(request: Request, left_at: float) -> None:
     """The gateway closed its connection to the backend soon after `left_at`."""
     wait_until(request.closed.is_set)
@@ -160,14 +155,13 @@ def assert_stopped(request: Request, left_at: float) -> None:
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with upstream_in_thread() as upstream:
         upstream.by_model |= ACTS | {"narrow": up.stream(START, then=up.hang)}
-        price = 'pricing = { input = "1", output = "2" }'
-        models = [f'[[models]]\nid = "{name}"\nupstreams = ["u"]\n{price}\n' for name in ACTS]
+        relayed = {"upstreams": '["behind"]', "context_tokens": ""}
+        queue = {"concurrency_max": "1", "queue_max": "4", "queue_seconds_max": "20"}
         toml = (
             f'rate_limits = "off"\nwrite_stall_seconds_max = {STALL_SECONDS}\n'
-            f'[[upstreams]]\nname = "u"\nurl = "{upstream.url}"\n'
-            + "".join(models)
-            + f'[[models]]\nid = "narrow"\nupstreams = ["u"]\n{price}\n'
-            + "concurrency_max = 1\nqueue_max = 4\nqueue_seconds_max = 20\n"
+            + upstream_toml(upstream)
+            + "".join(model_toml(name, **relayed) for name in ACTS)
+            + model_toml("narrow", **relayed, **queue)
         )
         with running_gateway(tmp_path_factory.mktemp("leaving"), toml) as gateway:
             yield Stage(gateway, upstream)
@@ -202,7 +196,7 @@ def test_a_client_that_leaves_within_its_own_request_costs_nobody_anything(
 ) -> None:
     """Half a body reaches no backend."""
     before = len(customer.stage.upstream.requests)
-    request = raw_chat(chat_body("hang"), customer.key)
+    request = raw_chat(chat_body("hang", max_tokens=None, stream=False), customer.key)
     with socket.create_connection(customer.stage.gateway.address) as connection:
         connection.sendall(request[:-5])
         time.sleep(0.05)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from support import client
 from support import upstream as up
-from support.client import DONE, assert_published, chat_body, published
+from support.client import PUBLISHED, assert_published, chat_body, raw_chat
+from support.configuration import model_toml, upstream_toml
 from support.fault_stage import (
     OUTPUT_NANO_USD,
     PROMPT_NANO_USD,
@@ -28,7 +28,6 @@ from support.fault_stage import (
     Customer,
     Stage,
     breaker_of,
-    wait_until,
 )
 from support.fault_table import (
     BOTH_WAYS,
@@ -49,23 +48,20 @@ from support.fault_table import (
     slug,
 )
 from support.gateway import RunningGateway, running_gateway
-from support.upstream import upstream_in_thread
+from support.upstream import DONE, upstream_in_thread
+from support.waiting import wait_until
 from traghetto.engines.member import Health
 from traghetto.engines.pool import _rendezvous
 
-SHORT = "first_event_seconds = 0.4\nbetween_events_seconds = 0.3\ntotal_seconds = 0.4"
-PATIENT = "first_event_seconds = 20\nbetween_events_seconds = 20\ntotal_seconds = 20"
-PRICE = 'pricing = { input = "1", output = "2" }'
+SHORT = {"first_event_seconds": "0.4", "between_events_seconds": "0.3", "total_seconds": "0.4"}
+PATIENT = {"first_event_seconds": "20", "between_events_seconds": "20", "total_seconds": "20"}
 IMPATIENT = re.compile("03-hang|03-slow-headers|22-")
 
 
-def entry(model: str, *upstreams: str, more: str = "") -> str:
+def entry(model: str, *upstreams: str, **members: str) -> str:
     deadlines = SHORT if IMPATIENT.search(model) else PATIENT
-    return f'[[models]]\nid = "{model}"\nupstreams = {json.dumps(upstreams)}\n{PRICE}\n{deadlines}\n{more}\n'
-
-
-def server(name: str, url: str) -> str:
-    return f'[[upstreams]]\nname = "{name}"\nurl = "{url}"\n'
+    names = json.dumps(upstreams)
+    return model_toml(model, upstreams=names, context_tokens="", **deadlines, **members)
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +83,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             upstream.models_act = up.answer_json(listing)
         toml = (
             'rate_limits = "off"\nstream_ping_seconds = 0.1\n'
-            + server("one", one.url)
-            + server("two", two.url)
+            + upstream_toml(one, name="one")
+            + upstream_toml(two, name="two")
             + "".join(entry(model, "one") for model in [*acts, "open-breaker", "amplified"])
             + "".join(entry(model, "one", "two") for model in [*twins, "both-busy"])
-            + entry("capped", "one", more="concurrency_max = 1\nqueue_max = 0")
+            + entry("capped", "one", concurrency_max="1", queue_max="0")
         )
         with running_gateway(tmp_path_factory.mktemp("faults"), toml) as gateway:
             yield Stage(gateway, one, two)
@@ -116,7 +112,7 @@ def check_before_first_byte(customer: Customer, row: Row, *, stream: bool) -> No
     assert stage.member(model).outstanding == 0
     assert customer.spent() == 0
     assert stage.usages(customer.name) == []
-    level = published()[row.code].log_level
+    level = PUBLISHED[row.code].log_level
     assert customer.levels(reply) == ([level] if level else [])
     if row.code == OFFLINE:
         assert customer.events("backend_misconfigured") == [("error", model)]
@@ -143,7 +139,7 @@ def test_a_broken_stream_ends_with_the_error_frame(customer: Customer, row: Brea
     reply = customer.ask(row.model, stream=True)
     assert reply.status == 200
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert reply.frames[-2:] == [published()[row.code].stream_frame(), DONE]
+    assert reply.frames[-2:] == [PUBLISHED[row.code].stream_frame(), DONE]
     delivered = reply.chunks[:-1]
     sent = [json.loads(payload)["choices"] for payload in START]
     assert [chunk["choices"] for chunk in delivered] == sent
@@ -154,7 +150,7 @@ def test_a_broken_stream_ends_with_the_error_frame(customer: Customer, row: Brea
     assert customer.spent() == 0, "no usage was reported, so nothing is charged"
     assert breaker_of(stage.member(row.model)) == row.breaker
     assert stage.member(row.model).outstanding == 0
-    level = published()[row.code].log_level
+    level = PUBLISHED[row.code].log_level
     assert customer.levels(reply) == ([level] if level else [])
 
 
@@ -229,7 +225,7 @@ def test_a_broken_stream_is_charged_by_usage_capped_by_what_was_delivered(
 ) -> None:
     """Row 20: a backend that reports usage as it goes is believed up to what the client has."""
     reply = customer.ask(model, stream=True)
-    assert reply.frames[-2:] == [published()[BROKEN].stream_frame(), DONE]
+    assert reply.frames[-2:] == [PUBLISHED[BROKEN].stream_frame(), DONE]
     assert customer.spent() == 11 * PROMPT_NANO_USD + output * OUTPUT_NANO_USD
     (usage,) = customer.stage.usages(customer.name)
     assert (usage.completion_tokens, usage.basis) == (output, "backend")
@@ -291,7 +287,7 @@ def test_a_request_beyond_our_own_capacity_is_shed_at_once(customer: Customer) -
 def open_stream(customer: Customer, model: str) -> socket.socket:
     """A connection on which a stream has begun."""
     connection = socket.create_connection(customer.stage.gateway.address, timeout=10)
-    connection.sendall(client.raw_chat(chat_body(model, stream=True), customer.key))
+    connection.sendall(raw_chat(chat_body(model, max_tokens=None, stream=True), customer.key))
     assert connection.recv(12).startswith(b"HTTP/1.1 200")
     return connection
 
@@ -378,7 +374,7 @@ def test_a_backend_that_went_away_is_offline_and_comes_back_by_itself(tmp_path: 
     """Row 1: three attempts to connect, nothing charged; then the health check spares even them."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(upstream_in_thread())
-        toml = server("one", upstream.url) + entry("m", "one")
+        toml = upstream_toml(upstream, name="one") + entry("m", "one")
         gateway = stack.enter_context(running_gateway(tmp_path, toml, rate_limits="off"))
         stage = Stage(gateway, upstream, upstream)
         key = gateway.new_key()

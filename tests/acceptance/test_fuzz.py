@@ -25,12 +25,23 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
-from support.client import CHAT, SPEC, UPSTREAM_REJECTED, Reply, chat_body, published
-from support.gateway import PRICED_MODEL, RunningGateway, running_gateway
+from support.client import (
+    CHAT,
+    PUBLISHED,
+    UPSTREAM_REJECTED,
+    Answer,
+    ask,
+    chat_body,
+    get,
+)
+from support.configuration import PRICED_MODEL
+from support.gateway import RunningGateway, running_gateway
+from support.repository import ROOT
 from traghetto.errors import Adjunct
 
 EXAMPLES = int(os.environ.get("TRAGHETTO_FUZZ_EXAMPLES", "120"))
 BODY_BYTES_MAX = 65_536
+OPENAPI = json.loads((ROOT / "spec" / "openapi.json").read_text())
 SUCCESSES = frozenset({200})
 SHAPES = (
     {"error"},
@@ -39,7 +50,7 @@ SHAPES = (
     {"error", "details", "issues"},
 )
 OWN_SENTENCES = {row.value.message for row in Adjunct}
-SENTENCES = {row.message for row in published().values()} | OWN_SENTENCES
+SENTENCES = {row.message for row in PUBLISHED.values()} | OWN_SENTENCES
 
 fuzzed = settings(
     max_examples=EXAMPLES,
@@ -77,14 +88,11 @@ def sound(gateway: RunningGateway) -> Iterator[None]:
     with contextlib.redirect_stderr(io.StringIO()) as log:
         yield
     assert '"level":"error"' not in log.getvalue()
-    connection = http.client.HTTPConnection(*gateway.address, timeout=10)
-    with contextlib.closing(connection):
-        connection.request("GET", "/health/ready")
-        assert connection.getresponse().status == 200
+    assert get(gateway, "/health/ready").status == 200
     assert gateway.differences() == []
 
 
-def assert_contract(reply: Reply, *, head: bool = False) -> None:
+def assert_contract(reply: Answer, *, head: bool = False) -> None:
     """An answer of the contract: a success, or a row of the tables in one of its shapes."""
     assert re.fullmatch("[0-9a-f]{32}", reply.request_id)
     assert reply.headers["cf-ray"] == reply.request_id
@@ -106,7 +114,7 @@ def assert_contract(reply: Reply, *, head: bool = False) -> None:
     rejected = UPSTREAM_REJECTED.format(request_id=reply.request_id)
     assert message in SENTENCES or message.startswith(rejected), reply
     code = reply.headers["x-error-code"]
-    status = published()[code].status if code in published() else Adjunct[code].value.status
+    status = PUBLISHED[code].status if code in PUBLISHED else Adjunct[code].value.status
     assert reply.status == status
 
 
@@ -114,7 +122,7 @@ def assert_contract(reply: Reply, *, head: bool = False) -> None:
 
 
 def operation(method: str, path: str) -> Any:
-    schema = schemathesis.openapi.from_dict(json.loads((SPEC / "openapi.json").read_text()))
+    schema = schemathesis.openapi.from_dict(OPENAPI)
     return schema[path][method]
 
 
@@ -143,7 +151,7 @@ def test_requests_of_the_published_schema_get_answers_of_the_contract(
             base_url=f"{gateway.url}/api/v1", headers={"authorization": f"Bearer {key}"}
         )
         headers = {name.lower(): values[0] for name, values in response.headers.items()}
-        reply = Reply(response.status_code, headers, response.content)
+        reply = Answer(response.status_code, response.message, headers, response.content)
         assert_contract(reply)
         # Of a stream only the first events are read; then this client leaves.
         assert not (reply.status == 200 and b'data: {"error"' in reply.body)
@@ -165,11 +173,7 @@ values = st.recursive(
     ),
     max_leaves=12,
 )
-MEMBERS = sorted(
-    json.loads((SPEC / "openapi.json").read_text())["components"]["schemas"][
-        "ChatCompletionRequest"
-    ]["properties"]
-)
+MEMBERS = sorted(OPENAPI["components"]["schemas"]["ChatCompletionRequest"]["properties"])
 FRAGMENTS = [
     b"",
     b"null",
@@ -191,16 +195,6 @@ FRAGMENTS = [
     b'{"model":"priced:strip_thinking_response=\\u0000&=&%ff","messages":[]}',
     b'{"model":"' + b"m" * 50_000 + b'","messages":[]}',
 ]
-
-
-def ask(gateway: RunningGateway, key: str, body: bytes, **headers: str) -> Reply:
-    sent = {"content-type": "application/json", "authorization": f"Bearer {key}", **headers}
-    connection = http.client.HTTPConnection(*gateway.address, timeout=20)
-    with contextlib.closing(connection):
-        connection.request("POST", CHAT, body, sent)
-        response = connection.getresponse()
-        received = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, received, response.read())
 
 
 @pytest.mark.parametrize("body", FRAGMENTS, ids=range(len(FRAGMENTS)))
@@ -391,7 +385,7 @@ class Received:
         return self.data
 
 
-def answers(received: bytes, *, is_head: bool) -> Iterator[tuple[Reply, bool]]:
+def answers(received: bytes, *, is_head: bool) -> Iterator[tuple[Answer, bool]]:
     """The answers in everything that a server sent, and whether one is an answer to HEAD."""
     data = Unclosed(received)
     while data.tell() < len(received):
@@ -402,5 +396,4 @@ def answers(received: bytes, *, is_head: bool) -> Iterator[tuple[Reply, bool]]:
         source = cast(socket.socket, Received(data))
         response = http.client.HTTPResponse(source, method=method)
         response.begin()  # it passes over `100 Continue`
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        yield Reply(response.status, headers, response.read()), method == "HEAD"
+        yield Answer.read(response), method == "HEAD"

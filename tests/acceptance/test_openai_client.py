@@ -19,7 +19,8 @@ import openai
 import pydantic
 import pytest
 
-from support.client import UPSTREAM_REJECTED, published
+from support.client import BUDGET_USED_UP, PUBLISHED, UPSTREAM_REJECTED
+from support.configuration import CAPABILITIES, model_toml
 from support.gateway import RunningGateway, running_gateway
 
 BASES = ("/api/v1", "/v1")
@@ -28,16 +29,8 @@ BODY_BYTES_MAX = 8192
 
 
 def model(name: str, **members: str) -> str:
-    values = {
-        "engine": '"simulator"',
-        "pricing": '{ input = "1", output = "2" }',
-        "capabilities": "{ supportsFunctionCalling = true, supportsResponseSchema = true, "
-        "supportsLogProbs = true }",
-        "size_class": '"none"',
-        **members,
-    }
-    lines = [f"{key} = {value}" for key, value in values.items()]
-    return "\n".join(["[[models]]", f'id = "{name}"', *lines, ""])
+    usual = {"context_tokens": "", "capabilities": CAPABILITIES, "size_class": '"none"'}
+    return model_toml(name, **(usual | members))
 
 
 FAULTS = ("overloaded", "at-capacity", "content-policy", "context-exceeded", "rejected-input")
@@ -86,13 +79,9 @@ class Case:
         return f"{self.code} {self.text or ''}"
 
     def message(self, request_id: str) -> str:
-        return (self.text or published()[self.code].message).format(request_id=request_id)
+        return (self.text or PUBLISHED[self.code].message).format(request_id=request_id)
 
 
-BUDGET = (
-    "Too many failed attempts (> 20) resulting in a non-success status code. "
-    "Please wait 30s and try again."
-)
 LARGE: list[Any] = [{"role": "user", "content": "x" * BODY_BYTES_MAX}]
 CASES = [
     Case("AUTHENTICATION_FAILED", openai.AuthenticationError, secret="sk-of-somebody-else"),
@@ -130,7 +119,13 @@ CASES = [
     ),
     Case("CONTENT_POLICY_VIOLATION", openai.UnprocessableEntityError, "content-policy"),
     Case("RATE_LIMIT_EXCEEDED", openai.RateLimitError, "seldom", before=1),
-    Case("FAILED_REQUEST_BUDGET", openai.RateLimitError, "nobody-has-this", text=BUDGET, before=21),
+    Case(
+        "FAILED_REQUEST_BUDGET",
+        openai.RateLimitError,
+        "nobody-has-this",
+        text=BUDGET_USED_UP,
+        before=21,
+    ),
     Case("MODEL_OVERLOADED", openai.RateLimitError, "overloaded"),
     Case("INFERENCE_FAILED", openai.InternalServerError, "broken"),
     Case("MODEL_OFFLINE", openai.InternalServerError, "away"),
@@ -304,10 +299,10 @@ def test_a_broken_stream_raises_after_what_was_good(
     assert all(piece.choices[0].finish_reason is None for piece in pieces)
     assert all(piece.usage is None for piece in pieces)
     assert type(raised.value) is openai.APIError
-    assert raised.value.message == published()[code].message
+    assert raised.value.message == PUBLISHED[code].message
     assert raised.value.code == kind
     assert isinstance(raised.value.body, dict)
-    assert raised.value.body["message"] == published()[code].message
+    assert raised.value.body["message"] == PUBLISHED[code].message
 
 
 def test_a_stream_that_never_begins_raises_a_status_error(gateway: RunningGateway) -> None:
@@ -318,7 +313,7 @@ def test_a_stream_that_never_begins_raises_a_status_error(gateway: RunningGatewa
         pytest.raises(openai.InternalServerError) as raised,
     ):
         client.chat.completions.create(model="never-begins", messages=MESSAGES, stream=True)
-    assert raised.value.body == published()["INFERENCE_FAILED"].message
+    assert raised.value.body == PUBLISHED["INFERENCE_FAILED"].message
 
 
 # Answers
@@ -459,4 +454,4 @@ def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     assert client.models.retrieve("gpt-4o").id == "ferry"
     with pytest.raises(openai.NotFoundError) as raised:
         client.models.retrieve("nobody-has-this")
-    assert raised.value.body == published()["MODEL_NOT_FOUND"].message
+    assert raised.value.body == PUBLISHED["MODEL_NOT_FOUND"].message

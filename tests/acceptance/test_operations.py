@@ -13,24 +13,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.client import DONE, Reply, assert_published, chat_body, raw_chat, send
+from support.client import Answer, assert_published, chat, chat_body, raw_chat
+from support.configuration import model_toml
 from support.gateway import GatewayProcess, gateway_process, operate
+from support.upstream import DONE, event
+from support.waiting import wait_until
 from traghetto.storage.sqlite import open_read_only
 
-MODEL = """
-[[models]]
-id = "{id}"
-engine = "simulator"
-pricing = {{ input = "{price}", output = "{price}" }}
-token_seconds = {pace}
-"""
 KILLS = 5
+SECONDS_MAX = 20.0
 
 
 def traghetto(data_dir: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -46,10 +43,11 @@ def traghetto(data_dir: Path, *command: str) -> subprocess.CompletedProcess[str]
 
 def write_config(folder: Path, price: str = "1", pace: float = 0.0) -> Path:
     path = folder / "traghetto.toml"
+    usual = {"context_tokens": "", "pricing": f'{{ input = "{price}", output = "{price}" }}'}
     path.write_text(
         'rate_limits = "off"\n'
-        + MODEL.format(id="m", price=price, pace=0.0)
-        + MODEL.format(id="paced", price=price, pace=pace)
+        + model_toml("m", **usual)
+        + model_toml("paced", **usual, token_seconds=str(pace))
     )
     return path
 
@@ -73,15 +71,8 @@ def new_key(data_dir: Path, *options: str, account: str = "someone", usd: str = 
     return secret
 
 
-def ask(gateway: GatewayProcess, key: str | None, model: str = "m", **members: Any) -> Reply:
-    return send(gateway.address, chat_body(model, max_tokens=8, **members), key)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+def ask(gateway: GatewayProcess, key: str | None, model: str = "m", **members: Any) -> Answer:
+    return chat(gateway, key, model, max_tokens=8, **members)
 
 
 def events(gateway: GatewayProcess) -> list[str]:
@@ -208,11 +199,11 @@ def test_sighup_changes_prices_and_keeps_the_old_ones_on_an_error(
     before = price()
     write_config(tmp_path, price="10")
     gateway.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "reloaded" in events(gateway))
+    wait_until(lambda: "reloaded" in events(gateway), SECONDS_MAX)
     assert price() == pytest.approx(10 * before)
     (tmp_path / "traghetto.toml").write_text("[[models]]\nid = 7\n")
     gateway.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "reload_refused" in events(gateway))
+    wait_until(lambda: "reload_refused" in events(gateway), SECONDS_MAX)
     assert price() == pytest.approx(10 * before)
     assert operate(data_dir, "ledger", "verify")["differences"] == []
 
@@ -224,12 +215,12 @@ def test_sigterm_lets_a_stream_finish(gateway: GatewayProcess, data_dir: Path) -
         connection.sendall(raw_chat(chat_body("paced", stream=True, max_tokens=20), key))
         received = connection.recv(65536)
         gateway.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: "draining" in events(gateway))
+        wait_until(lambda: "draining" in events(gateway), SECONDS_MAX)
         with pytest.raises(OSError):
             socket.create_connection(gateway.address, timeout=5).close()
         while piece := connection.recv(65536):
             received += piece
-    assert received.endswith(DONE + b"\r\n0\r\n\r\n")
+    assert received.endswith(event(DONE) + b"\r\n0\r\n\r\n")
     assert gateway.process.wait(20) == 0
     assert events(gateway)[-1] == "stopped"
     with open_read_only(data_dir) as books:

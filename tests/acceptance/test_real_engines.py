@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,11 +21,12 @@ from typing import Any
 import openai
 import pytest
 
-from support.client import Reply, assert_published, chat_body, send
+from support.client import Answer, assert_published, chat, get
 from support.gateway import GatewayProcess, gateway_process
 from support.llama_server import llama_server
 from support.tiny_gguf import CONTEXT_TOKENS, tiny_gguf
 from support.upstream import upstream_in_thread
+from support.waiting import wait_until
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 TINY_PROMPT_TOKENS = 1 + len("<user>hi\n<assistant>")
@@ -55,8 +55,8 @@ class Engine:
         with openai.OpenAI(api_key=self.key, base_url=base_url, max_retries=0) as client:
             yield client
 
-    def ask(self, **members: Any) -> Reply:
-        return send(self.gateway.address, chat_body(self.model) | members, self.key)
+    def ask(self, **members: Any) -> Answer:
+        return chat(self.gateway, self.key, self.model, **{"max_tokens": None, **members})
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def llama_cpp_server(folder: Path) -> Iterator[Engine]:
     with llama_server(tiny_gguf()) as server:
         arguments = ("--upstream", f"{server.address}/v1", "--data-dir", str(folder / "data"))
         with gateway_process(folder, *arguments) as gateway:
-            (listed,) = send(gateway.address, None, method="GET", path="/v1/models").json["data"]
+            (listed,) = get(gateway, "/v1/models").json["data"]
             yield Engine(gateway, listed["id"], CONTEXT_TOKENS, TINY_PROMPT_TOKENS)
 
 
@@ -167,24 +167,17 @@ def test_models_that_nobody_priced_cost_nothing(engine: Engine) -> None:
 # Servers behind the gateway
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-
-
 def test_a_server_that_is_killed_is_offline(tmp_path: Path) -> None:
     """A real model server dies; its model is offline, and the gateway stays."""
     with llama_server(tiny_gguf()) as server:
         arguments = ("--upstream", f"{server.address}/v1", "--data-dir", str(tmp_path / "data"))
         with gateway_process(tmp_path, *arguments) as gateway:
-            (listed,) = send(gateway.address, None, method="GET", path="/v1/models").json["data"]
-            body = chat_body(listed["id"], max_tokens=4)
-            assert send(gateway.address, body, gateway.admin_key).status == 200
+            (listed,) = get(gateway, "/v1/models").json["data"]
+            model = listed["id"]
+            assert chat(gateway, gateway.admin_key, model, max_tokens=4).status == 200
             os.kill(server.process_id, signal.SIGKILL)
             for stream in (False, True):
-                reply = send(gateway.address, body | {"stream": stream}, gateway.admin_key)
+                reply = chat(gateway, gateway.admin_key, model, max_tokens=4, stream=stream)
                 assert_published(reply, "MODEL_OFFLINE")
 
 
@@ -194,17 +187,16 @@ def test_a_server_that_is_down_at_the_start_is_served_once_it_is_up(tmp_path: Pa
         upstream.go_away()
         arguments = ("--upstream", upstream.url, "--data-dir", str(tmp_path / "data"))
         with gateway_process(tmp_path, *arguments) as gateway:
-            body = chat_body("m")
-            assert_published(send(gateway.address, body, gateway.admin_key), "MODEL_NOT_FOUND")
+            assert_published(chat(gateway, gateway.admin_key, "m"), "MODEL_NOT_FOUND")
             assert "does not answer yet" in gateway.log.read_text()
             upstream.come_back()
 
             def listed() -> list[str]:
-                reply = send(gateway.address, None, method="GET", path="/v1/models")
+                reply = get(gateway, "/v1/models")
                 return [model["id"] for model in reply.json["data"]]
 
             wait_until(lambda: listed() == ["m"], 20)
-            assert send(gateway.address, body, gateway.admin_key).status == 200
+            assert chat(gateway, gateway.admin_key, "m").status == 200
 
 
 def test_the_key_of_a_server_comes_from_the_environment(tmp_path: Path) -> None:
@@ -214,9 +206,9 @@ def test_the_key_of_a_server_comes_from_the_environment(tmp_path: Path) -> None:
         with gateway_process(
             tmp_path, *arguments, "--data-dir", str(tmp_path / "data"), SERVER_KEY=UPSTREAM_KEY
         ) as gateway:
-            reply = send(gateway.address, chat_body("m"), gateway.admin_key)
+            reply = chat(gateway, gateway.admin_key, "m")
             assert reply.status == 200
-            metrics = send(gateway.address, None, method="GET", path="/metrics").body
+            metrics = get(gateway, "/metrics").body
         (request,) = upstream.requests
         assert request.header("authorization") == f"Bearer {UPSTREAM_KEY}"
         assert all(r.header("authorization") for r in upstream.other_requests)

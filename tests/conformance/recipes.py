@@ -1,8 +1,9 @@
 """THE RECIPES: how each error is provoked for real, and what a client then sees, byte for byte.
 
 One row per code, in the order in which the gateway looks (contract A.3). The texts of the
-published codes come from `spec/errors.json`; everything else a client sees is written here by
-hand, so that a change of the product's tables cannot change what is expected.
+published codes come from `spec/errors.json`; everything else a client sees is written by hand,
+here or in `support.client`, so that a change of the product's tables cannot change what is
+expected.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from conformance.client import (
+from support.client import (
+    BUDGET_USED_UP,
     CHAT,
+    PUBLISHED,
+    UPSTREAM_REJECTED,
     Answer,
     ask,
     chat_body,
-    model_toml,
-    running_upstream,
-    upstream_toml,
-    wait_until,
+    pending_chat,
 )
+from support.configuration import model_toml, relayed_toml
 from support.gateway import RunningGateway, raw_exchange
-from support.repository import ROOT
-from support.upstream import FaultUpstream, answer_json
+from support.upstream import FaultUpstream, answer_json, upstream_in_thread
+from support.waiting import wait_until
 
-PUBLISHED = {row["code"]: row for row in json.loads((ROOT / "spec" / "errors.json").read_text())}
 BODY_BYTES_MAX = 4096
 CANARY = "the canary sings at noon"
 """The prompt of every recipe; it must not be found in any log."""
@@ -132,7 +133,7 @@ class Recipe:
 def published(code: str, provoke: Provoke, how: str = "", **members: Any) -> Recipe:
     """A row of one of the 40 codes: its status, text and level are those of the publication."""
     row = PUBLISHED[code]
-    values = {"status": row["status"], "text": row["message"], "log": row["log_level"]}
+    values = {"status": row.status, "text": row.message, "log": row.log_level}
     return Recipe(code, how, provoke, **(values | members))
 
 
@@ -144,7 +145,7 @@ def gateway_toml(upstream: FaultUpstream) -> str:
     return (
         "[rate_limits.l]\nrequests_per_minute = 1\ntokens_per_minute = 100000\n"
         "[rate_limits.m]\nrequests_per_minute = 10\ntokens_per_minute = 30\n"
-        + upstream_toml(upstream)
+        + relayed_toml(upstream)
         + model_toml("priced")
         + model_toml("pro", pro_only="true")
         + model_toml("anonymized", privacy='"anonymized"')
@@ -166,14 +167,13 @@ def gateway_toml(upstream: FaultUpstream) -> str:
         + model_toml("overloaded", fault='"overloaded"')
         + model_toml("full", fault='"at-capacity"')
         + model_toml("prudish", fault='"content-policy"')
-        + model_toml("relayed", upstreams='["behind"]')
     )
 
 
 @contextlib.contextmanager
 def upstream_and_toml() -> Iterator[tuple[FaultUpstream, str]]:
     """A backend, and a configuration that has it behind the model `relayed`."""
-    with running_upstream() as upstream:
+    with upstream_in_thread() as upstream:
         upstream.models_act = answer_json({"object": "list", "data": [{"id": "relayed"}]})
         yield upstream, gateway_toml(upstream)
 
@@ -210,13 +210,7 @@ def _too_large_in_chunks(scene: Scene) -> Answer:
         headers = {"content-type": "application/json", "authorization": f"Bearer {scene.key}"}
         pieces = iter([b" " * (BODY_BYTES_MAX // 2)] * 3)
         connection.request("POST", CHAT, pieces, headers, encode_chunked=True)
-        response = connection.getresponse()
-        return Answer(
-            response.status,
-            response.reason,
-            {name.lower(): value for name, value in response.getheaders()},
-            response.read(),
-        )
+        return Answer.read(connection.getresponse())
 
 
 def _wrong_type(content_type: str | None) -> Provoke:
@@ -331,11 +325,8 @@ def _too_many_tokens_in_a_minute(scene: Scene) -> Answer:
 
 def _no_free_slot(scene: Scene) -> Answer:
     """A first request occupies the only slot of the model as long as its client waits."""
-    connection = http.client.HTTPConnection(*scene.gateway.address, timeout=10)
-    with contextlib.closing(connection):
-        headers = {"content-type": "application/json", "authorization": f"Bearer {scene.key}"}
-        connection.request("POST", CHAT, json.dumps(chat_body("busy")), headers)
-        gate = scene.gateway.gateway.services.fleet.gates["busy"]
+    gate = scene.gateway.gateway.services.fleet.gates["busy"]
+    with pending_chat(scene.gateway, scene.key, "busy"):
         wait_until(lambda: gate.active == 1)
         scene.key_of(account={"usd": "10"})
         answer = scene.chat("busy")
@@ -386,10 +377,7 @@ _TOO_MANY_TOKENS_BODY = (
     'prompt or completion length.", "type": "invalid_request_error", "param": "messages", '
     '"code": "context_length_exceeded"}}'
 )
-_REJECTED = (
-    "Invalid request parameters. For assistance, please reach out to support@venice.ai and "
-    "reference request ID: <id>"
-)
+_REJECTED = UPSTREAM_REJECTED.format(request_id="<id>")
 
 _EDGE: tuple[Recipe, ...] = (
     Recipe(
@@ -462,8 +450,7 @@ _CALLER: tuple[Recipe, ...] = (
         "",
         _too_many_failures,
         429,
-        "Too many failed attempts (> 20) resulting in a non-success status code. Please wait 30s "
-        "and try again.",
+        BUDGET_USED_UP,
         should_retry=True,
         headers={"retry-after": "30", "x-ratelimit-remaining": "0", "x-ratelimit-resets": "+30"},
     ),
@@ -612,6 +599,12 @@ _FUNDS: tuple[Recipe, ...] = (
     ),
 )
 
+_WINDOW_USED_UP = {
+    "retry-after": "60",
+    "x-ratelimit-type": "user",
+    "x-ratelimit-reset-requests": "+60",
+    "x-ratelimit-reset-tokens": "60",
+}
 
 _SHED: tuple[Recipe, ...] = (
     published(
@@ -621,15 +614,12 @@ _SHED: tuple[Recipe, ...] = (
         reached="model",
         model="seldom",
         should_retry=True,
-        headers={
-            "retry-after": "60",
-            "x-ratelimit-type": "user",
+        headers=_WINDOW_USED_UP
+        | {
             "x-ratelimit-limit-requests": "1",
             "x-ratelimit-limit-tokens": "100000",
             "x-ratelimit-remaining-requests": "0",
             "x-ratelimit-remaining-tokens": "99972",
-            "x-ratelimit-reset-requests": "+60",
-            "x-ratelimit-reset-tokens": "60",
         },
         balance="9.999956",
         spent="0.000044",
@@ -641,15 +631,12 @@ _SHED: tuple[Recipe, ...] = (
         reached="model",
         model="terse",
         should_retry=True,
-        headers={
-            "retry-after": "60",
-            "x-ratelimit-type": "user",
+        headers=_WINDOW_USED_UP
+        | {
             "x-ratelimit-limit-requests": "10",
             "x-ratelimit-limit-tokens": "30",
             "x-ratelimit-remaining-requests": "9",
             "x-ratelimit-remaining-tokens": "2",
-            "x-ratelimit-reset-requests": "+60",
-            "x-ratelimit-reset-tokens": "60",
         },
         balance="9.999956",
         spent="0.000044",

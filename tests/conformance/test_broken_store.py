@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance.client import Answer, ask, chat_body, model_toml
 from conformance.recipes import CANARY
+from support.client import Answer, ask, chat_body, get
+from support.configuration import model_toml
 from support.gateway import GatewayProcess, gateway_process
 
 BODY = b'{"error":"An unknown error occurred"}'
@@ -82,13 +83,13 @@ def test_an_answer_that_cannot_be_charged_is_an_unknown_error(tmp_path: Path, st
     data_dir = tmp_path / "data"
     with gateway_process(tmp_path, *arguments) as gateway:
         key = _new_key(tmp_path)
-        assert ask(gateway.url, key, _body()).status == 200
+        assert ask(gateway, key, _body()).status == 200
         _forbid_growth(gateway, data_dir)
-        answer = ask(gateway.url, key, _body(stream=stream))
+        answer = ask(gateway, key, _body(stream=stream))
         _assert_unknown(answer)
-        ready = ask(gateway.url, method="GET", path="/health/ready")
+        ready = get(gateway, "/health/ready")
         assert (ready.status, ready.body) == (503, b'{"status":"failing"}')
-        later = ask(gateway.url, key, _body(model="broken"))
+        later = ask(gateway, key, _body(model="broken"))
         _assert_unknown(later)
     written = gateway.log.read_text()
     for refused in (answer, later):
@@ -98,7 +99,7 @@ def test_an_answer_that_cannot_be_charged_is_an_unknown_error(tmp_path: Path, st
     verified = _traghetto("ledger", "verify", "--data-dir", str(data_dir))
     assert verified.returncode == 0, verified.stdout + verified.stderr
     with gateway_process(tmp_path, *arguments) as again:
-        answer = ask(again.url, key, _body())
+        answer = ask(again, key, _body())
         assert answer.status == 200
         assert answer.headers["x-venice-balance-usd"] == "0.999956", "one charge, of the answer"
 

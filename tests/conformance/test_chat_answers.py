@@ -10,19 +10,19 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from conformance.client import (
-    QUESTION_TOKENS,
-    Answer,
-    ask,
-    chat,
-    chat_body,
-    model_toml,
-    running_upstream,
-    upstream_toml,
-)
+from support.client import QUESTION_TOKENS, Answer, ask, chat, chat_body, get
+from support.configuration import model_toml, relayed_toml
 from support.gateway import RunningGateway, running_gateway
 from support.repository import ROOT
-from support.upstream import DONE, answer_json, completion, delta, stream, usage_chunk
+from support.upstream import (
+    DONE,
+    FaultUpstream,
+    answer_json,
+    completion,
+    delta,
+    stream,
+    usage_chunk,
+)
 
 SPEC = json.loads((ROOT / "spec" / "openapi.json").read_text())
 TOLERATED = json.loads((ROOT / "spec" / "tolerated_fields.json").read_text())
@@ -413,25 +413,25 @@ def test_reasoning_is_delivered_or_stripped(
 
 @STREAMED
 @pytest.mark.parametrize("cut", [1, 3, 100])
-def test_thinking_in_the_text_is_stripped(tmp_path: Path, stream_wanted: bool, cut: int) -> None:
+def test_thinking_in_the_text_is_stripped(
+    tmp_path: Path, upstream: FaultUpstream, stream_wanted: bool, cut: int
+) -> None:
     """`<think>...</think>` is taken out, however a stream cuts it; it is paid all the same."""
     text = "<think>first, I thi</nk> of</think>\n\nA ferry < a bridge."
     pieces = [text[at : at + cut] for at in range(0, len(text), cut)]
-    with running_upstream() as upstream:
-        events = [delta("", role="assistant"), *map(delta, pieces), delta(finish="stop")]
-        usage = {"prompt_tokens": 11, "completion_tokens": 20, "total_tokens": 31}
-        upstream.default = (
-            stream([*events, usage_chunk(usage), DONE])
-            if stream_wanted
-            else answer_json(completion(text, usage=usage))
-        )
-        toml = upstream_toml(upstream) + model_toml("relayed", upstreams='["behind"]')
-        with running_gateway(tmp_path, toml) as relaying:
-            caller = relaying.new_key()
-            members = {"max_tokens": 100, "stream": stream_wanted}
-            assert chat(relaying, caller, "relayed", **members).text == text
-            strip = {"strip_thinking_response": True}
-            answer = chat(relaying, caller, "relayed", **members, venice_parameters=strip)
+    events = [delta("", role="assistant"), *map(delta, pieces), delta(finish="stop")]
+    usage = {"prompt_tokens": 11, "completion_tokens": 20, "total_tokens": 31}
+    upstream.default = (
+        stream([*events, usage_chunk(usage), DONE])
+        if stream_wanted
+        else answer_json(completion(text, usage=usage))
+    )
+    with running_gateway(tmp_path, relayed_toml(upstream)) as relaying:
+        caller = relaying.new_key()
+        members = {"max_tokens": 100, "stream": stream_wanted}
+        assert chat(relaying, caller, "relayed", **members).text == text
+        strip = {"strip_thinking_response": True}
+        answer = chat(relaying, caller, "relayed", **members, venice_parameters=strip)
     assert answer.text == "A ferry < a bridge."
     assert finish_reasons(answer) == {0: "stop"}
     assert last(answer)["usage"]["completion_tokens"] == 20
@@ -483,10 +483,6 @@ def test_a_member_of_the_schema_is_accepted(
 
 
 # --- listings -----------------------------------------------------------------------------------
-
-
-def get(gateway: RunningGateway, path: str, key: str | None = None) -> Answer:
-    return ask(gateway, key, method="GET", path=path)
 
 
 def ids(answer: Answer) -> list[str]:

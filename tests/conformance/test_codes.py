@@ -11,13 +11,12 @@ from conformance.recipes import (
     CANARY,
     NOT_REACHABLE_YET,
     PROVOKED_ELSEWHERE,
-    PUBLISHED,
     RECIPES,
-    Answer,
     Recipe,
     Scene,
     upstream_and_toml,
 )
+from support.client import PUBLISHED, Answer
 from support.gateway import running_gateway
 from traghetto.clock import ManualClock
 from traghetto.errors import Adjunct, ErrorCode
@@ -158,7 +157,7 @@ def test_no_text_of_the_publication_is_altered() -> None:
         if recipe.code in PUBLISHED:
             row = PUBLISHED[recipe.code]
             assert (recipe.status, recipe.text, recipe.log) == (
-                row["status"],
-                row["message"],
-                row["log_level"],
+                row.status,
+                row.message,
+                row.log_level,
             )

@@ -12,26 +12,14 @@ from typing import Any
 
 import pytest
 
-from conformance.client import (
-    QUESTION_TOKENS,
-    Answer,
-    ask,
-    chat,
-    chat_body,
-    model_toml,
-    running_upstream,
-    upstream_toml,
-)
-from support.gateway import PRICED_MODEL, RunningGateway, running_gateway
-from support.upstream import answer_json, completion
+from support.client import BUDGET_USED_UP, QUESTION_TOKENS, Answer, ask, chat, chat_body
+from support.configuration import PRICED_MODEL, model_toml, relayed_toml
+from support.gateway import RunningGateway, running_gateway
+from support.upstream import FaultUpstream, answer_json, completion
 from traghetto.clock import ManualClock
 
 NOW = 1_767_225_600
-BUDGET_TEXT = (
-    "Too many failed attempts (> 20) resulting in a non-success status code. Please wait 30s and "
-    "try again."
-)
-UNSUPPORTED_TEXT = BUDGET_TEXT.replace("20", "200")
+UNSUPPORTED_TEXT = BUDGET_USED_UP.replace("20", "200")
 SIX = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
@@ -48,11 +36,6 @@ tokens_per_minute = 100
 requests_per_minute = 3
 """
 NEVER = "X" * 40
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 @pytest.fixture
@@ -161,7 +144,9 @@ def test_failed_requests_use_a_request_but_no_tokens(gateway: RunningGateway) ->
     assert six(answer) == (500, 499, NOW + 60, 1_000_000, 1_000_000, 60)
 
 
-def test_cached_tokens_do_not_count(tmp_path: Path, clock: ManualClock) -> None:
+def test_cached_tokens_do_not_count(
+    tmp_path: Path, clock: ManualClock, upstream: FaultUpstream
+) -> None:
     """Prompt tokens that a backend had in its cache are not charged to the minute."""
     usage = {
         "prompt_tokens": 40,
@@ -169,13 +154,11 @@ def test_cached_tokens_do_not_count(tmp_path: Path, clock: ManualClock) -> None:
         "total_tokens": 43,
         "prompt_tokens_details": {"cached_tokens": 32},
     }
-    with running_upstream() as upstream:
-        upstream.then(answer_json(completion(usage=usage)))
-        toml = upstream_toml(upstream) + model_toml("relayed", upstreams='["behind"]')
-        with running_gateway(tmp_path, toml, clock=clock) as gateway:
-            answer = chat(gateway, gateway.new_key(), "relayed")
-            assert answer.status == 200
-            assert six(answer)[4] == 1_000_000 - 11
+    upstream.then(answer_json(completion(usage=usage)))
+    with running_gateway(tmp_path, relayed_toml(upstream), clock=clock) as gateway:
+        answer = chat(gateway, gateway.new_key(), "relayed")
+        assert answer.status == 200
+        assert six(answer)[4] == 1_000_000 - 11
 
 
 def test_models_without_limits_have_no_rate_headers(gateway: RunningGateway) -> None:
@@ -230,7 +213,7 @@ def test_twenty_failures_are_let_pass_and_the_next_one_blocks(
         clock.advance(waited)
         blocked = chat(gateway, key)
         assert blocked.status == 429
-        assert blocked.json == {"error": BUDGET_TEXT}
+        assert blocked.json == {"error": BUDGET_USED_UP}
         assert blocked.headers["x-error-code"] == "FAILED_REQUEST_BUDGET"
         assert budget(blocked) == (0, 30)
         assert blocked.headers["retry-after"] == str(30 - waited)
@@ -333,7 +316,7 @@ def test_unknown_callers_are_counted_by_address(
     for _ in range(21):
         assert ask(gateway, None, chat_body(), headers=credentials).json["error"] == text
     blocked = ask(gateway, None, chat_body(), headers=credentials)
-    assert (blocked.status, blocked.json) == (429, {"error": BUDGET_TEXT})
+    assert (blocked.status, blocked.json) == (429, {"error": BUDGET_USED_UP})
     assert blocked.headers["retry-after"] == "30"
     neighbour = ask(gateway, None, chat_body(), headers=credentials, source="127.0.0.2")
     assert neighbour.json["error"] == text
@@ -377,5 +360,5 @@ def test_the_threshold_is_a_setting_and_stands_in_the_text(tmp_path: Path) -> No
         for _ in range(2):
             assert chat(gateway, key, messages=[]).status == 400
         blocked = chat(gateway, key)
-        assert blocked.json["error"] == BUDGET_TEXT.replace("20", "1").replace("30s", "7s")
+        assert blocked.json["error"] == BUDGET_USED_UP.replace("20", "1").replace("30s", "7s")
         assert blocked.headers["retry-after"] == "7"

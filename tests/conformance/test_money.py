@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,20 +11,17 @@ from typing import Any
 
 import pytest
 
-from conformance.client import (
-    CHAT,
+from support.client import (
+    PUBLISHED,
     QUESTION_TOKENS,
     Answer,
     ask,
     chat,
     chat_body,
-    model_toml,
-    running_upstream,
-    upstream_toml,
-    wait_until,
+    pending_chat,
 )
-from conformance.recipes import PUBLISHED
-from support.gateway import PRICED_MODEL, RunningGateway, running_gateway
+from support.configuration import PRICED_MODEL, model_toml, relayed_toml
+from support.gateway import RunningGateway, running_gateway
 from support.upstream import (
     DONE,
     FaultUpstream,
@@ -36,6 +31,7 @@ from support.upstream import (
     stream,
     usage_chunk,
 )
+from support.waiting import wait_until
 from traghetto.clock import ManualClock
 from traghetto.money import Currency
 from traghetto.storage.facts import EntryKind
@@ -85,11 +81,6 @@ MATRIX = (
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def gateway(tmp_path: Path, clock: ManualClock) -> Iterator[RunningGateway]:
     toml = (
         PRICED_MODEL
@@ -133,7 +124,7 @@ def test_who_may_spend(gateway: RunningGateway, row: Funds, stream_wanted: bool)
         assert answer.status == 402
         assert answer.reason == "Payment Required"
         assert answer.headers["x-error-code"] == row.refusal
-        assert answer.json == {"error": PUBLISHED[row.refusal]["message"]}
+        assert answer.json == {"error": PUBLISHED[row.refusal].message}
         assert answer.headers["x-should-retry"] == "false"
         assert "payment-required" not in answer.headers
         assert owned(gateway) == (usd, diem)
@@ -225,10 +216,7 @@ def test_the_request_that_takes_the_last_funds_has_them_alone(gateway: RunningGa
     """A request that could cost more than is left is served; meanwhile nobody else is."""
     key = new_key(gateway, {"usd": "0.1"})
     book = gateway.gateway.book
-    connection = http.client.HTTPConnection(*gateway.address, timeout=10)
-    with contextlib.closing(connection):
-        headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
-        connection.request("POST", CHAT, json.dumps(chat_body("dear", max_tokens=4000)), headers)
+    with pending_chat(gateway, key, "dear", max_tokens=4000):
         wait_until(lambda: book.open_holds == 1)
         refused = chat(gateway, key)
         assert (refused.status, refused.headers["x-error-code"]) == (402, POOR)
@@ -239,14 +227,7 @@ def test_the_request_that_takes_the_last_funds_has_them_alone(gateway: RunningGa
 
 # --- what a request costs -----------------------------------------------------------------------
 
-RELAYED = {"upstreams": '["behind"]'}
 CACHE_PRICES = '{ input = "1", output = "2", cache_input = "0.25" }'
-
-
-@pytest.fixture
-def upstream() -> Iterator[FaultUpstream]:
-    with running_upstream() as running:
-        yield running
 
 
 @dataclass(frozen=True)
@@ -298,8 +279,7 @@ def test_what_a_request_costs(
         upstream.then(stream(events))
     else:
         upstream.then(answer_json(completion("Hello.", usage=row.usage)))
-    toml = upstream_toml(upstream) + model_toml("relayed", pricing=row.pricing, **RELAYED)
-    with running_gateway(tmp_path, toml) as gateway:
+    with running_gateway(tmp_path, relayed_toml(upstream, pricing=row.pricing)) as gateway:
         key = new_key(gateway, {"usd": "1"})
         answer = chat(gateway, key, "relayed", stream=stream_wanted)
         assert answer.status == 200
@@ -322,8 +302,7 @@ def test_reported_usage_is_what_clients_are_told(tmp_path: Path, upstream: Fault
     """Cached and reasoning tokens of the backend stand in the answer's usage."""
     usage = {**tokens(40, 7, 32), "completion_tokens_details": {"reasoning_tokens": 5}}
     upstream.then(answer_json(completion(usage=usage)))
-    toml = upstream_toml(upstream) + model_toml("relayed", **RELAYED)
-    with running_gateway(tmp_path, toml) as gateway:
+    with running_gateway(tmp_path, relayed_toml(upstream)) as gateway:
         answer = chat(gateway, gateway.new_key(), "relayed")
         assert answer.json["usage"] == {
             "prompt_tokens": 40,

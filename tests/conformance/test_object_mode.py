@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from conformance.client import Answer, ask, chat, chat_body, model_toml
-from conformance.recipes import PUBLISHED
-from support.gateway import PRICED_MODEL, RunningGateway, raw_exchange, running_gateway
+from support.client import PUBLISHED, Answer, ask, chat, chat_body
+from support.configuration import PRICED_MODEL, model_toml
+from support.gateway import RunningGateway, raw_exchange, running_gateway
 
 TOML = PRICED_MODEL + "".join(
     model_toml(name, **members)
@@ -38,7 +38,7 @@ FAILURES: tuple[tuple[str, dict[str, Any], str, str], ...] = (
 def expected(code: str, kind: str) -> bytes:
     """The body of an error object, with a space after `:` and `,`."""
     member = {
-        "message": PUBLISHED[code]["message"],
+        "message": PUBLISHED[code].message,
         "type": kind,
         "param": None,
         "code": code,
@@ -57,12 +57,12 @@ def test_every_error_is_an_object(
         key = gateway.new_key(**({"openai_errors": True} if by == "key" else {}))
         answer = chat(gateway, key, model, **members)
         assert answer.body == expected(code, kind)
-        assert answer.status == PUBLISHED[code]["status"]
+        assert answer.status == PUBLISHED[code].status
         assert answer.headers["x-error-code"] == code
         assert answer.headers["content-type"] == "application/json; charset=utf-8"
         plain = chat(gateway, gateway.new_key(), model, **members)
         if by == "key":
-            assert plain.json == {"error": PUBLISHED[code]["message"]}
+            assert plain.json == {"error": PUBLISHED[code].message}
         else:
             assert plain.body == answer.body
 

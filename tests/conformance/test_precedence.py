@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from conformance.client import CHAT, Answer, ask, chat_body, model_toml
+from support.client import CHAT, Answer, ask, chat_body
+from support.configuration import model_toml
 from support.gateway import RunningGateway, running_gateway
 from traghetto.clock import ManualClock
 from traghetto.limits.rates import Admission

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conformance.client import (
-    CHAT,
-    Answer,
-    ask,
-    chat_body,
-    model_toml,
-    running_upstream,
-    upstream_toml,
-    wait_until,
-)
+from support.client import CHAT, Answer, ask, chat, chat_body
+from support.configuration import model_toml, upstream_toml
 from support.gateway import RunningGateway, running_gateway
 from support.upstream import (
     Act,
@@ -32,6 +23,7 @@ from support.upstream import (
     truncated,
     usual_events,
 )
+from support.waiting import wait_until
 from traghetto.clock import ManualClock
 
 PROMPT = "canary-prompt-5e1f"
@@ -66,12 +58,6 @@ FAILURES: dict[str, Act] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def upstream() -> Iterator[FaultUpstream]:
-    with running_upstream() as running:
-        yield running
-
-
 def toml(upstream: FaultUpstream) -> str:
     return upstream_toml(upstream, key_env=f'"{KEY_ENV}"') + model_toml(
         "relayed", upstreams='["behind"]'
@@ -80,7 +66,7 @@ def toml(upstream: FaultUpstream) -> str:
 
 def say(gateway: RunningGateway, key: str, **members: object) -> Answer:
     sound = {"messages": [{"role": "user", "content": PROMPT}], "user": USER}
-    return ask(gateway, key, chat_body("relayed", **{**sound, **members}))
+    return chat(gateway, key, "relayed", **{**sound, **members})
 
 
 def traces(tmp_path: Path, gateway: RunningGateway, secrets: tuple[str, ...]) -> list[str]:

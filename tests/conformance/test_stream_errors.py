@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from conformance.client import (
-    Answer,
-    ask,
-    chat_body,
-    model_toml,
-    running_upstream,
-    upstream_toml,
-    wait_until,
-)
-from conformance.recipes import CANARY, PUBLISHED
+from conformance.recipes import CANARY
+from support.client import PUBLISHED, Answer, chat
+from support.configuration import relayed_toml
 from support.gateway import RunningGateway, running_gateway
 from support.upstream import (
+    DONE,
     Act,
     FaultUpstream,
     close,
@@ -31,30 +24,17 @@ from support.upstream import (
     stream,
     usage_chunk,
 )
+from support.waiting import wait_until
 from traghetto.clock import ManualClock
 
 CREATED = 1_767_225_600
 BETWEEN_EVENTS_SECONDS = 0.25
 BEGINNING = [delta("", role="assistant"), delta("Hel"), delta("lo")]
 USAGE_SO_FAR = usage_chunk({"prompt_tokens": 11, "completion_tokens": 9, "total_tokens": 20})
-
-
-def error(code: str, kind: str, sentence_of: str, **more: int) -> bytes:
-    """The error frame, written out from the contract."""
-    member = {
-        "message": PUBLISHED[sentence_of]["message"],
-        "type": kind,
-        "code": code,
-        "param": None,
-        **more,
-    }
-    return json.dumps({"error": member}, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-OVERLOAD = error("model_overloaded", "server_error", "MODEL_OVERLOADED", retry_after=30)
-FAILURE = error("upstream_error", "api_error", "INFERENCE_FAILED")
-POLICY = error("content_blocked_by_provider", "content_filter_error", "CONTENT_POLICY_VIOLATION")
-TIMEOUT = error("upstream_error", "api_error", "REQUEST_TIMEOUT")
+OVERLOAD = PUBLISHED["MODEL_OVERLOADED"].stream_frame()
+FAILURE = PUBLISHED["INFERENCE_FAILED"].stream_frame()
+POLICY = PUBLISHED["CONTENT_POLICY_VIOLATION"].stream_frame()
+TIMEOUT = PUBLISHED["REQUEST_TIMEOUT"].stream_frame()
 
 
 def in_band(**members: object) -> bytes:
@@ -87,7 +67,7 @@ BREAKS = (
     Break(
         "overload with a time",
         stream([*BEGINNING, in_band(type="overloaded_error", code=429, retry_after=7)]),
-        OVERLOAD.replace(b'"retry_after":30', b'"retry_after":7'),
+        PUBLISHED["MODEL_OVERLOADED"].stream_frame(retry_after=7),
         "MODEL_OVERLOADED",
     ),
     Break(
@@ -106,30 +86,20 @@ BREAKS = (
     failing("error", stream([*BEGINNING, in_band(type="server_error", code=500)])),
     failing("closed", stream(BEGINNING, then=close)),
     failing("reset", stream(BEGINNING, then=reset)),
-    failing("no finish reason", stream([*BEGINNING, b"[DONE]"])),
+    failing("no finish reason", stream([*BEGINNING, DONE])),
     failing("no end", stream([*BEGINNING, delta(finish="stop")])),
     failing("not JSON", stream(BEGINNING, then=later(b'data: {"id":\n\n'))),
     failing("gave up", stream([*BEGINNING, delta(finish="error")])),
 )
 
 
-@pytest.fixture
-def upstream() -> Iterator[FaultUpstream]:
-    with running_upstream() as running:
-        yield running
-
-
 def toml(upstream: FaultUpstream) -> str:
-    return upstream_toml(upstream) + model_toml(
-        "relayed",
-        upstreams='["behind"]',
-        between_events_seconds=str(BETWEEN_EVENTS_SECONDS),
-    )
+    return relayed_toml(upstream, between_events_seconds=str(BETWEEN_EVENTS_SECONDS))
 
 
 def streamed(gateway: RunningGateway, key: str) -> Answer:
     messages = [{"role": "user", "content": CANARY}]
-    return ask(gateway, key, chat_body("relayed", stream=True, messages=messages))
+    return chat(gateway, key, "relayed", stream=True, messages=messages)
 
 
 def chunk(answer: Answer, choices: str) -> bytes:
@@ -174,7 +144,7 @@ def test_a_broken_stream_says_why_and_ends(
         answer = streamed(gateway, key)
         assert answer.status == 200
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert answer.frames == [*beginning(answer), broken.frame, b"[DONE]"]
+        assert answer.frames == [*beginning(answer), broken.frame, DONE]
         assert answer.body.endswith(b"data: " + broken.frame + b"\n\ndata: [DONE]\n\n")
         assert len(upstream.requests) == 1, "nothing is retried once something was delivered"
         assert gateway.differences() == []
@@ -230,7 +200,7 @@ def test_a_stream_that_fails_at_its_first_event_is_an_http_error(
         answer = streamed(gateway, gateway.new_key())
         assert answer.status == status
         assert answer.headers["x-error-code"] == code
-        assert answer.json == {"error": PUBLISHED[code]["message"]}
+        assert answer.json == {"error": PUBLISHED[code].message}
         assert gateway.differences() == []
         assert gateway.gateway.book.open_holds == 0
 
@@ -250,7 +220,7 @@ def test_a_policy_block_inside_a_stream_counts_as_a_failed_request(
 
 def test_an_unbroken_stream_has_no_error_frame(tmp_path: Path, upstream: FaultUpstream) -> None:
     """The same stream with its proper end: finish reason, one usage chunk, `[DONE]`, the charge."""
-    upstream.then(stream([*BEGINNING, delta(finish="stop"), usage_chunk(), b"[DONE]"]))
+    upstream.then(stream([*BEGINNING, delta(finish="stop"), usage_chunk(), DONE]))
     with running_gateway(tmp_path, toml(upstream), clock=ManualClock()) as gateway:
         answer = streamed(gateway, gateway.new_key())
         *before, finish, usage, done = answer.frames
@@ -262,6 +232,6 @@ def test_an_unbroken_stream_has_no_error_frame(tmp_path: Path, upstream: FaultUp
             b'"completion_tokens_details":{"reasoning_tokens":0}},'
             b'"cost":{"usd":0.000017,"diem":0}}'
         )
-        assert done == b"[DONE]"
+        assert done == DONE
         wait_until(lambda: metric(gateway, "") == 1.0)
         assert gateway.differences() == []

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from support import client
-from support.client import Reply, chat_body, published
+from support.client import PUBLISHED, Answer, chat
 from support.fault_table import BROKEN, COOLING, OPEN, SHUNNED
 from support.gateway import RunningGateway
 from support.upstream import FaultUpstream
+from support.waiting import wait_until
 from traghetto.engines.breaker import BreakerState
 from traghetto.engines.member import Member
 from traghetto.engines.pool import ModelPool
@@ -61,15 +60,15 @@ class Customer:
     key: str
     log: io.StringIO
 
-    def ask(self, model: str, *, stream: bool = False, **members: Any) -> Reply:
+    def ask(self, model: str, *, stream: bool = False, **members: Any) -> Answer:
         with contextlib.redirect_stderr(self.log):
-            body = chat_body(model, stream=stream, **members)
-            reply = client.send(self.stage.gateway.address, body, self.key)
+            members = {"max_tokens": None, "stream": stream, **members}
+            reply = chat(self.stage.gateway, self.key, model, **members)
             # A stream's record is written when its exchange is over, just after its last byte.
             wait_until(lambda: not is_logged(reply) or self.levels(reply))
         return reply
 
-    def levels(self, reply: Reply) -> list[str]:
+    def levels(self, reply: Answer) -> list[str]:
         """The levels of the records that carry the request's id."""
         lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
         return [line["level"] for line in lines if line.get("request_id") == reply.request_id]
@@ -91,16 +90,9 @@ class Customer:
         return spent
 
 
-def is_logged(reply: Reply) -> bool:
+def is_logged(reply: Answer) -> bool:
     """Whether the error at the end of a stream is one that is logged."""
-    return published()[BROKEN].message.encode() in reply.body
-
-
-def wait_until(condition: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
+    return PUBLISHED[BROKEN].message.encode() in reply.body
 
 
 def breaker_of(member: Member) -> int | str:

@@ -34,14 +34,6 @@ from traghetto.ledger.verify import verify
 from traghetto.storage.sqlite import open_read_only
 
 START_SECONDS_MAX = 60.0
-PRICED_MODEL = """
-[[models]]
-id = "priced"
-engine = "simulator"
-context_tokens = 4096
-pricing = { input = "1", output = "2" }
-capabilities = { supportsFunctionCalling = true, supportsResponseSchema = true, supportsLogProbs = true }
-"""
 
 
 @dataclass
