@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -60,3 +61,11 @@ def test_request_and_record_ids() -> None:
     """32 hexadecimal digits; a UUID."""
     assert re.fullmatch("[0-9a-f]{32}", new_request_id())
     assert re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", new_record_id())
+
+
+def test_a_request_id_begins_with_the_time_at_which_it_was_asked_for() -> None:
+    """Rows of one moment lie together in the books, however long ids were in stock before."""
+    new_request_id()
+    time.sleep(0.005)
+    before = time.time_ns() // 1_000_000
+    assert before <= int(new_request_id()[:12], 16) <= time.time_ns() // 1_000_000
