@@ -52,10 +52,7 @@ def render_error(error: ApiError, request_id: str, style: ErrorStyle) -> Rendere
     if row.status == 401:
         headers.append(_CHALLENGE)
     if row.status in {429, 503}:
-        seconds = error.retry_after_seconds
-        headers.append(
-            (b"retry-after", b"%d" % (RETRY_AFTER_SECONDS if seconds is None else seconds))
-        )
+        headers.append((b"retry-after", b"%d" % _wait_seconds(error)))
     headers.extend(error.headers)
     message = message_of(error, request_id)
     if style.openai_objects or row.shape is Shape.OPENAI:
@@ -75,7 +72,7 @@ def render_stream_error(error: ApiError, request_id: str) -> bytes:
         "param": None,
     }
     if error.code is ErrorCode.MODEL_OVERLOADED:
-        member["retry_after"] = error.retry_after_seconds or RETRY_AFTER_SECONDS
+        member["retry_after"] = _wait_seconds(error)
     return b"data: " + msgspec.json.encode({"error": member}) + b"\n\ndata: [DONE]\n\n"
 
 
@@ -90,6 +87,12 @@ def message_of(error: ApiError, request_id: str) -> str:
         assert error.details is not None, "the budget error carries its numbers"
         message = message.format(**error.details)
     return message
+
+
+def _wait_seconds(error: ApiError) -> int:
+    """When to come back; 0 is a time that is known."""
+    seconds = error.retry_after_seconds
+    return RETRY_AFTER_SECONDS if seconds is None else seconds
 
 
 _STREAM_KINDS: dict[object, tuple[str, str]] = {
