@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from traghetto.clock import SystemClock
-from traghetto.endpoints.spec import BodyKind, Endpoint
+from traghetto.endpoints.spec import Endpoint
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.http.dispatch import Dispatch, EdgeServices
 from traghetto.http.server import ServerOptions, running
@@ -44,7 +44,7 @@ class Stage:
             Endpoint("hello", "GET", "/hello", self.hello),
             Endpoint("item", "GET", "/items/{id}", self.item),
             Endpoint("special", "GET", "/items/special", self.hello),
-            Endpoint("size", "POST", "/size", self.size, body=BodyKind.JSON),
+            Endpoint("size", "POST", "/size", self.size),
             Endpoint("crash", "GET", "/crash", self.crash),
             Endpoint("refuse", "GET", "/refuse", self.refuse),
             Endpoint("silent", "GET", "/silent", self.silent),

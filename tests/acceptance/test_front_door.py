@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from traghetto.clock import SystemClock
-from traghetto.endpoints.spec import BodyKind, Endpoint
+from traghetto.endpoints.spec import Endpoint
 from traghetto.http.dispatch import Dispatch, EdgeServices
 from traghetto.http.front_door import FrontDoor, FrontDoorLimits
 from traghetto.http.server import ServerOptions, running
@@ -68,7 +68,7 @@ def dispatch_of(seen: Seen) -> Dispatch:
     return Dispatch(
         [
             Endpoint("hello", "GET", "/hello", hello),
-            Endpoint("size", "POST", "/size", size, body=BodyKind.JSON),
+            Endpoint("size", "POST", "/size", size),
             Endpoint("flood", "GET", "/flood", flood),
         ],
         EdgeServices(SystemClock()),

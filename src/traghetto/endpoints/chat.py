@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traghetto.endpoints.spec import Authentication, BodyKind, Endpoint
+from traghetto.endpoints.spec import Authentication, Endpoint
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.run import run_chat
 from traghetto.pipeline.services import Services
@@ -20,5 +20,4 @@ def chat_endpoint(services: Services) -> Endpoint:
         path="/chat/completions",
         handle=handle,
         authentication=Authentication.KEY,
-        body=BodyKind.JSON,
     )

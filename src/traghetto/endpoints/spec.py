@@ -1,7 +1,7 @@
 """What an endpoint is: a value that routing, metrics and documentation read.
 
 Invariant: nothing else enumerates endpoints. `endpoints.table` lists these values; the dispatcher
-builds its look-up tables from that list once.
+builds its look-up tables from its lists once.
 """
 
 from __future__ import annotations
@@ -20,27 +20,25 @@ Handle = Callable[[Exchange, str], Awaitable[None]]
 """Answers one exchange. The second argument is the path parameter, or "" where there is none."""
 
 
-class BodyKind(enum.Enum):
-    """What an endpoint reads from a request's body."""
-
-    NONE = "none"
-    JSON = "json"
-
-
 class Authentication(enum.Enum):
-    """Who may call an endpoint; the stages of its pipeline enforce it."""
+    """Who may call an endpoint.
 
-    NONE = "none"
-    OPTIONAL = "optional"
-    KEY = "key"
-    ADMIN = "admin key"
+    Its own stages refuse everybody else, in their place in the order of a request; the tests call
+    every endpoint as every kind of caller and compare what happens with what is said here.
+    """
+
+    NONE = "anybody"
+    OPTIONAL = "anybody, and a key narrows what is shown"
+    KEY = "a caller with a key"
+    ADMIN_FROM_AFAR = "anybody on this machine, from elsewhere a caller with an admin key"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One operation of the API.
 
-    `path` is relative to the bases, such as `/chat/completions`; it may end in one parameter in
+    `path` is relative to the bases, such as `/chat/completions` (or, for the few that the edge
+    answers itself, to the root); it may end in one parameter in
     braces (`/models/{id}`), which takes the rest of the path, slashes included. `name` labels
     metrics and access records. Raises ValueError for a path of another form.
     """
@@ -50,7 +48,6 @@ class Endpoint:
     path: str
     handle: Handle
     authentication: Authentication = Authentication.KEY
-    body: BodyKind = BodyKind.NONE
 
     def __post_init__(self) -> None:
         prefix = self.prefix

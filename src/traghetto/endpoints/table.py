@@ -1,4 +1,7 @@
-"""THE ENDPOINT TABLE: every operation that the gateway serves under its bases."""
+"""THE ENDPOINT TABLE: every operation that the gateway serves.
+
+An endpoint asks for a key unless it says otherwise, and those that do say so here.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from traghetto.endpoints.models import (
     models_answer,
     traits_answer,
 )
-from traghetto.endpoints.spec import Authentication, Endpoint
+from traghetto.endpoints.spec import Authentication, Endpoint, Handle
 from traghetto.pipeline.exchange import JSON_CONTENT, Exchange
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import visible_privacy
@@ -21,7 +24,7 @@ STATUS_OK = 200
 
 
 def endpoint_table(services: Services) -> tuple[Endpoint, ...]:
-    """The endpoints of a gateway. Exact paths win over those with a parameter."""
+    """What is served below the bases. Exact paths win over those with a parameter."""
     return (
         chat_endpoint(services),
         _catalog_endpoint(services, "models", "/models", _query(models_answer)),
@@ -33,6 +36,16 @@ def endpoint_table(services: Services) -> tuple[Endpoint, ...]:
             _query(compatibility_answer),
         ),
         _catalog_endpoint(services, "model", "/models/{id}", _by_id),
+    )
+
+
+def edge_endpoints(*, live: Handle, ready: Handle, metrics: Handle) -> tuple[Endpoint, ...]:
+    """What the edge answers itself, below the root: the state of the process, for its operators."""
+    anybody = Authentication.NONE
+    return (
+        Endpoint("health_live", "GET", "/health/live", live, anybody),
+        Endpoint("health_ready", "GET", "/health/ready", ready, anybody),
+        Endpoint("metrics", "GET", "/metrics", metrics, Authentication.ADMIN_FROM_AFAR),
     )
 
 

@@ -8,7 +8,7 @@ and no sentence of an error is written here.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -16,6 +16,7 @@ import msgspec
 
 from traghetto.clock import Clock
 from traghetto.endpoints.spec import BASES, Endpoint
+from traghetto.endpoints.table import edge_endpoints
 from traghetto.errors import (
     Adjunct,
     ApiError,
@@ -102,11 +103,20 @@ class Dispatch:
             table, fixed = (exact, endpoint.path) if prefix is None else (prefixed, prefix)
             for base in BASES:
                 table.setdefault(base + fixed, []).append(endpoint)
-        for endpoint in self._own_endpoints():
+        own = edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics)
+        for endpoint in own:
             exact.setdefault(endpoint.path, []).append(endpoint)
         self._exact = {path: _route(path, found) for path, found in exact.items()}
         longest_first = sorted(prefixed.items(), key=lambda item: -len(item[0]))
         self._prefixed = [(prefix, _route(prefix, found)) for prefix, found in longest_first]
+
+    def routes(self) -> Iterator[tuple[str, Endpoint]]:
+        """Everything that is served: each full path, its parameter in braces, and its endpoint."""
+        for path, route in (*self._exact.items(), *self._prefixed):
+            for method, endpoint in route.by_method.items():
+                if method == endpoint.method:
+                    suffix = endpoint.path.removeprefix(endpoint.prefix or endpoint.path)
+                    yield path + suffix, endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection scope; raises ValueError for protocols never offered."""
@@ -200,13 +210,6 @@ class Dispatch:
             )
 
     # The edge's own endpoints
-
-    def _own_endpoints(self) -> tuple[Endpoint, ...]:
-        return (
-            Endpoint("health_live", "GET", "/health/live", self._live),
-            Endpoint("health_ready", "GET", "/health/ready", self._ready),
-            Endpoint("metrics", "GET", "/metrics", self._metrics),
-        )
 
     async def _live(self, exchange: Exchange, _: str) -> None:
         await exchange.answer(STATUS_OK, [JSON_CONTENT], b'{"status":"live"}')
