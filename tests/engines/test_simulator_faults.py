@@ -10,23 +10,26 @@ from typing import Any
 import pytest
 
 from traghetto.clock import ManualClock
-from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.classify import failure_of_response
+from traghetto.engines.failures import EngineFailure, FailureKind, Retry
 from traghetto.engines.protocols import ChatCall
 from traghetto.engines.simulator.backend import SimulatorBackend
-from traghetto.engines.simulator.faults import FAULT_MODELS, Fault, FaultPlan, PlannedFault
+from traghetto.engines.simulator.faults import Fault, FaultPlan, PlannedFault
+from traghetto.errors import ErrorCode
+from traghetto.pipeline.failures import CHAT_CODES
 
 CALL = ChatCall("request", {"messages": [{"role": "user", "content": "hello"}], "seed": 1})
 
-REFUSALS = {
-    Fault.OVERLOADED: FailureKind.OVERLOADED,
-    Fault.AT_CAPACITY: FailureKind.AT_CAPACITY,
-    Fault.OFFLINE: FailureKind.OFFLINE,
-    Fault.UNREACHABLE: FailureKind.UNREACHABLE,
-    Fault.CONTENT_POLICY: FailureKind.REJECTED_CONTENT,
-    Fault.CONTEXT_EXCEEDED: FailureKind.CONTEXT_EXCEEDED,
-    Fault.REJECTED_INPUT: FailureKind.REJECTED_INPUT,
-    Fault.BROKEN: FailureKind.BROKEN,
+AS_SERVERS_REFUSE = {
+    Fault.OVERLOADED: (429, b'{"error":"busy"}'),
+    Fault.AT_CAPACITY: (503, b'{"error":"busy"}'),
+    Fault.CONTENT_POLICY: (400, b'{"error":{"code":"content_policy_violation"}}'),
+    Fault.CONTEXT_EXCEEDED: (400, b'{"error":{"code":"context_length_exceeded"}}'),
+    Fault.REJECTED_INPUT: (400, b'{"error":{"message":"no such option"}}'),
+    Fault.BROKEN: (500, b"oops"),
 }
+"""What a real server would answer where the simulator refuses, by fault."""
+DOWN = (Fault.OFFLINE, Fault.UNREACHABLE)
 SILENT = (Fault.HANG, Fault.STALL_AFTER)
 
 
@@ -56,25 +59,44 @@ def complete(backend: SimulatorBackend) -> dict[str, Any]:
 HEALTHY = stream(SimulatorBackend(clock=ManualClock()))
 
 
-@pytest.mark.parametrize(("fault", "kind"), REFUSALS.items(), ids=lambda value: value.name)
-def test_refusals_come_before_any_answer(fault: Fault, kind: FailureKind) -> None:
-    """A refusal is raised, streaming or not, and names no content."""
+def refusals(fault: Fault) -> list[EngineFailure]:
+    """What is raised instead of a whole answer and of a stream."""
+    raised = []
     for attempt in (complete, stream):
         with pytest.raises(EngineFailure) as refusal:
             attempt(faulty(fault))
-        assert refusal.value.kind is kind
-        busy = fault in {Fault.OVERLOADED, Fault.AT_CAPACITY}
-        assert refusal.value.retry_after_seconds == (2 if busy else None)
+        raised.append(refusal.value)
+    return raised
 
 
-@pytest.mark.parametrize("fault", [Fault.OFFLINE, Fault.UNREACHABLE], ids=lambda value: value.name)
+@pytest.mark.parametrize("fault", AS_SERVERS_REFUSE, ids=lambda value: value.name)
+def test_refusals_are_those_of_real_servers(fault: Fault) -> None:
+    """Whole or streaming, what is raised is what the adapter makes of a server's refusal."""
+    status, body = AS_SERVERS_REFUSE[fault]
+    expected = failure_of_response(status, {}, body, utc_seconds=0)
+    for failure in refusals(fault):
+        assert failure.kind is expected.kind
+        assert (failure.retry_after_seconds is not None) == (status in {429, 503})
+
+
+@pytest.mark.parametrize("fault", DOWN, ids=lambda value: value.name)
+def test_callers_of_a_backend_that_is_down_hear_that_it_is_offline(fault: Fault) -> None:
+    """The two differ in who may be asked instead: nobody knows where an offline model is."""
+    for failure in refusals(fault):
+        assert CHAT_CODES[failure.kind] is ErrorCode.MODEL_OFFLINE
+        assert failure.retry_after_seconds is None
+        is_tried_elsewhere = failure.kind.value.retry is not Retry.NEVER
+        assert is_tried_elsewhere == (fault is Fault.UNREACHABLE)
+
+
+@pytest.mark.parametrize("fault", DOWN, ids=lambda value: value.name)
 def test_a_backend_that_is_down_fails_its_health_check(fault: Fault) -> None:
     """Only the two faults that mean "down" show in the health check."""
     with pytest.raises(EngineFailure):
         asyncio.run(faulty(fault).models())
 
 
-@pytest.mark.parametrize("fault", [f for f in Fault if f not in {Fault.OFFLINE, Fault.UNREACHABLE}])
+@pytest.mark.parametrize("fault", [f for f in Fault if f not in DOWN])
 def test_other_faults_leave_the_health_check_alone(fault: Fault) -> None:
     """A fault of calls is not a fault of health."""
     assert asyncio.run(faulty(fault).models())
@@ -189,9 +211,3 @@ def test_a_planned_fault_lasts_until_it_is_cleared() -> None:
             complete(backend)
     backend.faults.clear()
     assert complete(backend)["choices"]
-
-
-def test_every_fault_has_a_model_of_its_own() -> None:
-    """A catalogue can list one model per fault, named after it."""
-    assert set(FAULT_MODELS.values()) == set(Fault)
-    assert FAULT_MODELS["simulator-in-band-overload"] is Fault.IN_BAND_OVERLOAD

@@ -17,7 +17,7 @@ RETRY_AFTER_SECONDS: Final = 2
 
 @enum.unique
 class Fault(enum.Enum):
-    """A way in which the simulator misbehaves; the value names it in configuration and models."""
+    """A way in which the simulator misbehaves; the value names it in configuration."""
 
     OVERLOADED = "overloaded"
     """Refuses before the answer, as with 429, and asks for a retry after two seconds."""
@@ -140,7 +140,3 @@ class FaultPlan:
             if self._calls_left <= 0:
                 self.clear()
         return planned
-
-
-FAULT_MODELS: Final = {f"simulator-{fault.value}": fault for fault in Fault}
-"""The fault behind each model id that a catalogue may list to provoke it."""
