@@ -1,6 +1,6 @@
 """Logs and metrics: what the product says about itself, to operators and to nobody else.
 
-Invariants: a record holds only the fields of `FIELDS`, so a prompt, key or signature cannot slip
+Invariants: a record is given only the fields of `FIELDS`, so a prompt, key or signature cannot slip
 into one by a careless keyword; a foreign exception appears as its type and the place where it was
 raised, never by its message; one failure of a request writes at most one record.
 """
@@ -25,50 +25,27 @@ METRICS_CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 FIELDS: Final = frozenset(
     {
-        "account_id",
         "address",
-        "attempt",
         "backend",
-        "bytes",
         "causes",
         "code",
-        "command",
         "count",
-        "currency",
-        "database",
-        "durability",
         "endpoint",
-        "engine",
-        "event",
-        "field",
-        "hold_id",
-        "kind",
-        "level",
-        "line",
         "logger",
         "model",
-        "models",
-        "nano_usd",
-        "operation",
-        "path",
-        "pid",
-        "port",
         "reason",
         "request_id",
         "seconds",
-        "setting",
-        "signal",
         "site",
-        "state",
         "status",
-        "time",
         "upstream_model",
         "url",
-        "value",
-        "version",
     }
 )
-"""The only fields a record may have. None of them is ever given request or answer content."""
+"""The only fields that may be given to a record. None of them ever holds request or answer content.
+
+The log itself adds `time`, `level` and `event`, and `field` if it left a field out.
+"""
 
 CAUSES_MAX: Final = 8
 """A chain of causes is cut after so many exceptions."""
