@@ -56,13 +56,6 @@ class ManualClock:
         self._utc_ns += round(seconds * 1e9)
 
 
-def utc_datetime(utc_ns: int) -> datetime:
-    """`utc_ns` as an aware datetime (microsecond resolution)."""
-    return datetime.fromtimestamp(utc_ns // 1_000_000_000, UTC).replace(
-        microsecond=utc_ns // 1000 % 1_000_000
-    )
-
-
 def iso8601(utc_ns: int) -> str:
     """`utc_ns` as `2026-01-01T00:00:00.000Z`."""
     seconds, nanoseconds = divmod(utc_ns, 1_000_000_000)

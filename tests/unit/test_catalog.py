@@ -211,7 +211,7 @@ def test_found_models_cost_nothing_unless_the_file_prices_them():
     priced, free = merged.models
     assert (priced.pricing, priced.backends) == (PRICES, (SimulatorSource(),))
     assert priced.context_tokens == 100
-    assert free.pricing.is_free
+    assert free.pricing == TextPricing(FREE, FREE, FREE, FREE)
     assert merged.free_ids == ("free",)
     assert merged.free_line() == "No price is configured, so these models cost 0 USD: free"
     assert merge(written, []).free_line() is None
@@ -230,12 +230,6 @@ def test_what_the_file_says_about_an_id_holds():
     merged = merge([mine], found)
     assert [(model.id, len(model.backends)) for model in merged.models] == [("a", 1), ("c", 2)]
     Catalog(merged.models)
-
-
-def test_only_a_price_of_nothing_is_free():
-    """A model is free when each of its token prices is 0, not when some are."""
-    assert TextPricing(FREE, FREE, FREE, FREE).is_free
-    assert not TextPricing(FREE, FREE, UnitPrice(1), FREE).is_free
 
 
 def test_listing_survives_decoding_by_strict_clients():

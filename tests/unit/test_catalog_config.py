@@ -11,11 +11,12 @@ from traghetto.catalog import (
     GgufSource,
     MediaPricing,
     SimulatorSource,
+    TextPricing,
     UpstreamSource,
     read_configuration,
 )
 from traghetto.catalog.toml_lines import TomlLines
-from traghetto.money import UnitPrice
+from traghetto.money import FREE, UnitPrice
 
 GOOD = '''
 port = 9000
@@ -107,7 +108,8 @@ def test_a_whole_file_is_read(tmp_path):
     assert "[[models]]" in qwen.description
     assert qwen.created > 1_700_000_000
     assert local.backends == (GgufSource(Path("/srv/a.gguf")),)
-    assert (local.pricing.is_free, local.size_class, qwen.size_class) == (True, "l", "xs")
+    assert (local.size_class, qwen.size_class) == ("l", "xs")
+    assert local.pricing == TextPricing(FREE, FREE, FREE, FREE)
     assert pretend.backends == (SimulatorSource("overloaded"),)
     assert pictures.media_pricing == MediaPricing(
         {"generation": 10_000_000, "upscale": {"2x": 20_000_000, "4x": 80_000_000}}

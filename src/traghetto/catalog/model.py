@@ -63,16 +63,6 @@ class TextPricing:
     cache_input: UnitPrice
     cache_write: UnitPrice
 
-    @property
-    def is_free(self) -> bool:
-        """Whether every price is 0: such a request takes no hold and checks no funds."""
-        return not (
-            self.input.nano_usd
-            or self.output.nano_usd
-            or self.cache_input.nano_usd
-            or self.cache_write.nano_usd
-        )
-
 
 FREE_TEXT: Final = TextPricing(FREE, FREE, FREE, FREE)
 
