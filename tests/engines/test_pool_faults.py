@@ -32,7 +32,7 @@ async def pool_of(*urls: str, **options: Any) -> AsyncIterator[ModelPool]:
         Replica(OpenAIBackend(f"u{i}", HttpClient(url), "m", clock=clock), "m")
         for i, url in enumerate(urls)
     ]
-    options = {"deadlines": SHORT, "guard": SINGLE_USER} | options
+    options = {"deadlines": SHORT, "guard": lambda: SINGLE_USER} | options
     pool = ModelPool("model", replicas, clock=clock, rng=random.Random(5), **options)
     try:
         yield pool
@@ -292,18 +292,18 @@ def test_a_good_answer_and_a_good_stream_reuse_one_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usage", "is_suspect"),
+    "usage",
     [
-        (None, False),
-        ({"prompt_tokens": -1, "completion_tokens": 2}, True),
-        ({"prompt_tokens": 1, "completion_tokens": 10**15}, True),
-        ({"prompt_tokens": float("nan"), "completion_tokens": 2}, True),
-        ({"prompt_tokens": "many", "completion_tokens": 2}, True),
-        ({"prompt_tokens": True, "completion_tokens": 2}, True),
-        ("lots", True),
+        None,
+        {"prompt_tokens": -1, "completion_tokens": 2},
+        {"prompt_tokens": 1, "completion_tokens": 10**15},
+        {"prompt_tokens": float("nan"), "completion_tokens": 2},
+        {"prompt_tokens": "many", "completion_tokens": 2},
+        {"prompt_tokens": True, "completion_tokens": 2},
+        "lots",
     ],
 )
-def test_an_unbelievable_usage_does_not_cost_the_answer(usage: Any, is_suspect: bool) -> None:
+def test_an_unbelievable_usage_does_not_cost_the_answer(usage: Any) -> None:
     """Rows 17 and 18: the answer is good, its usage is missing or suspect."""
 
     async def test() -> None:
@@ -311,7 +311,6 @@ def test_an_unbelievable_usage_does_not_cost_the_answer(usage: Any, is_suspect: 
         async with FaultUpstream(default=act) as upstream, pool_of(upstream.url) as pool:
             completion = await pool.complete(CALL, "alice")
             assert completion.usage is None
-            assert completion.usage_is_suspect is is_suspect
             assert completion.output_bytes(1) == len("Hello.")
 
     run(test)

@@ -44,7 +44,11 @@ DEADLINES = Deadlines(first_event_seconds=6.0, between_events_seconds=2.0, total
 HEADERS = {model.id: ((b"x-venice-model-id", model.id.encode()),) for model in MODELS}
 SETTINGS = {
     overdraft: Settings(
-        overdraft=overdraft, hold_seconds_max=60, stream_ping_seconds=0.5, failed_requests_max=4
+        overdraft=overdraft,
+        total_seconds=DEADLINES.total_seconds,
+        hold_seconds_max=60,
+        stream_ping_seconds=0.5,
+        failed_requests_max=4,
     )
     for overdraft in ("last", "never")
 }
@@ -151,7 +155,6 @@ class GatewayRun:
             budget=FailedRequestBudget(clock, failed_requests_max=settings.failed_requests_max),
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
             fleet=self._fleet,
-            stop=lambda reason: history.note("stopping", "gateway", reason),
         )
         edge = EdgeServices(clock=clock, metrics=METRICS)
         self._application = Dispatch([chat_endpoint(self._services)], edge)
@@ -279,7 +282,7 @@ class GatewayRun:
                 deadlines=DEADLINES,
                 clock=clock,
                 rng=self._rng,
-                guard=SINGLE_USER,
+                guard=lambda: SINGLE_USER,
             )
             gates[model.id] = Gate(
                 clock,

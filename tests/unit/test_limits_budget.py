@@ -202,3 +202,14 @@ def test_memory_is_bounded():
     budgets.count("later", FAILURE)
     budgets.count("later", FAILURE)
     assert blocked(budgets, "b499") is None
+
+
+def test_a_bucket_whose_failures_are_over_disturbs_nobody():
+    """Looking at an old bucket must not spoil the next failure of another one."""
+    budgets, clock = budget()
+    budgets.count("a", FAILURE)
+    clock.advance(31)
+    assert budgets.headers("a")[0] == (b"x-ratelimit-remaining", b"20")
+    budgets.count("b", FAILURE)
+    budgets.count("a", FAILURE)
+    assert budgets.headers("b")[0] == (b"x-ratelimit-remaining", b"19")

@@ -124,6 +124,23 @@ def test_choices_nobody_asked_for_are_dropped() -> None:
     assert subject.feed([event({"content": "x"}, index=2)]) == b""
 
 
+def test_long_deltas_count_for_what_they_hold() -> None:
+    """One token a delta is usual; a backend that sends many at once is estimated by size."""
+    subject = relay()
+    subject.feed([event({"content": "word"}), event({"content": "x" * 400})])
+    assert subject.output_tokens == 1 + 100
+    call = {"index": 0, "function": {"arguments": "y" * 1200}}
+    subject.feed([event({"tool_calls": [call]})])
+    assert subject.output_tokens > 101 + 200
+
+
+def test_stripped_thinking_was_still_written() -> None:
+    """A complete answer is counted with the thinking that its caller did not want to see."""
+    subject = relay(strip_thinking=True)
+    subject.feed([event({"reasoning_content": "hm"}), event({"content": "Yes"})])
+    assert (subject.output_tokens, subject.produced_tokens) == (1, 2)
+
+
 def test_a_finish_reason_with_text_is_taken_apart() -> None:
     """The text goes out at once, the reason waits."""
     subject = relay()

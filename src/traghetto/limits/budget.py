@@ -96,6 +96,8 @@ class _Budget:
         if times is None:
             return deque()
         self._drop_old(times, now)
+        if not times:
+            del self.failures[bucket]
         return times
 
     def leaves_window(self, failed_at: float) -> float:
@@ -108,8 +110,8 @@ class _Budget:
 
     def _bound_failures(self, now: float) -> None:
         for _ in range(2):
-            oldest = next(iter(self.failures))
-            is_over = now - self.failures[oldest][-1] >= self._window_seconds
+            oldest, times = next(iter(self.failures.items()))
+            is_over = not times or now - times[-1] >= self._window_seconds
             if not is_over and len(self.failures) <= self._buckets_max:
                 return
             del self.failures[oldest]

@@ -104,9 +104,10 @@ class Admission:
         self._is_corrected = True
 
     def release(self) -> None:
-        """Give the bound back, unless it was corrected: such a request never reached a model."""
+        """Take the admission back, unless it was corrected: the request never reached a model."""
         if not self._is_corrected:
             self.correct(0)
+            self._window.requests -= 1
 
     def headers(self) -> list[Header]:
         """The `x-ratelimit-*` headers of an answer; empty where nothing is limited."""

@@ -7,6 +7,9 @@ from typing import Any, Final
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.errors import Adjunct, ApiError, Code, ErrorCode
 
+RESTART_SECONDS: Final = 5
+"""When to try again after a stop; a guess at how long a restart takes."""
+
 CHAT_CODES: Final[dict[FailureKind, Code]] = {
     FailureKind.UNREACHABLE: ErrorCode.MODEL_OFFLINE,
     FailureKind.BROKEN: ErrorCode.INFERENCE_FAILED,
@@ -37,6 +40,15 @@ def chat_error(failure: EngineFailure, body: dict[str, Any]) -> ApiError:
         retry_after_seconds=failure.retry_after_seconds,
         unsupported_feature=failure.kind is FailureKind.REJECTED_INPUT,
         reason=failure.reason,
+    )
+
+
+def gateway_stopping() -> ApiError:
+    """What a request is told that a stop of the gateway cuts off: it may be tried again soon."""
+    return ApiError(
+        ErrorCode.MODEL_OFFLINE,
+        retry_after_seconds=RESTART_SECONDS,
+        reason="the gateway is stopping",
     )
 
 

@@ -8,9 +8,6 @@ from traghetto.catalog.model import TextPricing
 from traghetto.ledger.book import ChargeLine
 from traghetto.wire.completion import BackendUsage
 
-BYTES_PER_TOKEN_ESTIMATE = 4
-"""For counting text where a backend reports no usage; an estimate, marked so in the books."""
-
 OUTPUT_SLICE_TOKENS = 512
 """How far ahead of a stream its hold reaches where holds are extended while it runs."""
 
@@ -45,8 +42,3 @@ def charge_lines(pricing: TextPricing, usage: BackendUsage) -> tuple[ChargeLine,
     return tuple(
         ChargeLine(kind, units, price.times(units)) for kind, units, price in lines if units
     )
-
-
-def estimated_tokens(utf8_bytes: int) -> int:
-    """Tokens of a text of that size, by the rule of thumb for texts nobody counted."""
-    return -(-utf8_bytes // BYTES_PER_TOKEN_ESTIMATE)

@@ -20,11 +20,16 @@ import msgspec
 
 from traghetto.engines.classify import failure_of_event
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.pipeline.estimate import estimated_tokens, text_tokens
 from traghetto.pipeline.thinking import ThinkingFilter
 from traghetto.wire.completion import BackendUsage, decode_answer, parse_usage
 from traghetto.wire.finish import public_finish_reason
 
 DONE_FRAME: Final = b"data: [DONE]\n\n"
+ONE_TOKEN_CHARACTERS_MAX: Final = 16
+"""Text of a delta up to this length is taken for one token."""
+ONE_CALL_BYTES_MAX: Final = 256
+"""The members around the arguments of a tool call, which are not output."""
 _EMPTY_CHOICES: Final = msgspec.Raw(b"[]")
 _LISTED_DELTA: Final = ("role", "content", "reasoning_content", "refusal", "tool_calls")
 
@@ -92,13 +97,19 @@ class Relay:
         self.usage: BackendUsage | None = None
         """The last usage the backend reported."""
         self.output_tokens = 0
-        """Deltas with output in the frames returned so far: the count where usage is missing."""
+        """Output in the frames returned so far: the count where usage is missing."""
+        self._hidden_tokens = 0
         self.failure: EngineFailure | None = None
         """Why the stream is broken; what `feed` returned before it is still good."""
         self.complete = False
         """Whether the backend ended the stream properly."""
         self.limited = False
         """Whether our own bound ended it: the backend is to be stopped, the answer is `length`."""
+
+    @property
+    def produced_tokens(self) -> int:
+        """What the model wrote, stripped thinking included, by the count of `output_tokens`."""
+        return self.output_tokens + self._hidden_tokens
 
     def feed(self, payloads: list[bytes]) -> bytes:
         """The frames for `payloads`; afterwards look at `failure`, `complete` and `limited`."""
@@ -176,9 +187,9 @@ class Relay:
                 return False
         for choice in choices:
             delta = choice.delta
-            output = bool(delta.content or delta.reasoning_content or delta.tool_calls)
-            counts[choice.index] = counts.get(choice.index, 0) + output
-            self.output_tokens += output
+            tokens = _delta_tokens(delta.content, delta.reasoning_content, delta.tool_calls)
+            counts[choice.index] = counts.get(choice.index, 0) + (tokens > 0)
+            self.output_tokens += tokens
         return True
 
     def _feed_unusual(self, raw: bytes, frames: list[bytes]) -> None:
@@ -199,22 +210,23 @@ class Relay:
         index = choice.get("index", 0)
         if index in self._finished or not 0 <= index < self._choices_max:
             return
-        delta = self._public_delta(index, choice.get("delta"))
+        delta = self._public_delta(choice.get("delta"))
         if delta is None:
             self._fail("a delta is not an object with members of the expected types")
             return
-        output = bool(
-            delta.get("content") or delta.get("reasoning_content") or delta.get("tool_calls")
-        )
+        produced = _tokens_of(delta)
         if (
-            output
+            produced
             and self._tokens_max is not None
-            and (self._tokens.get(index, 0) >= self._tokens_max)
+            and self._tokens.get(index, 0) >= self._tokens_max
         ):
             self.stop_at_limit()
             return
-        self._tokens[index] = self._tokens.get(index, 0) + output
-        self.output_tokens += output
+        self._tokens[index] = self._tokens.get(index, 0) + (produced > 0)
+        self._strip_delta(index, delta)
+        delivered = _tokens_of(delta)
+        self.output_tokens += delivered
+        self._hidden_tokens += max(0, produced - delivered)
         if delta:
             frames.append(self._frame([_choice(index, delta, None, choice.get("logprobs"))]))
         if (reason := choice.get("finish_reason")) is not None:
@@ -224,7 +236,7 @@ class Relay:
                 return
             self._finished[index] = public
 
-    def _public_delta(self, index: int, delta: Any) -> dict[str, Any] | None:
+    def _public_delta(self, delta: Any) -> dict[str, Any] | None:
         """The members of a delta that are relayed, or None for junk."""
         if delta is None:
             return {}
@@ -238,13 +250,17 @@ class Relay:
                 return None
         if not isinstance(public.get("tool_calls", []), list):
             return None
-        if self._strip is not None:
-            public.pop("reasoning_content", None)
-            if "content" in public:
-                public["content"] = self._strip[index].feed(public["content"])
-                if not public["content"] and "role" not in public:
-                    del public["content"]
         return public
+
+    def _strip_delta(self, index: int, delta: dict[str, Any]) -> None:
+        """Take thinking out of a delta, if the caller wants none."""
+        if self._strip is None:
+            return
+        delta.pop("reasoning_content", None)
+        if "content" in delta:
+            delta["content"] = self._strip[index].feed(delta["content"])
+            if not delta["content"] and "role" not in delta:
+                del delta["content"]
 
     def _end_of_stream(self) -> None:
         if self._finished and self._tokens.keys() <= self._finished.keys():
@@ -257,6 +273,25 @@ class Relay:
 
     def _fail(self, reason: str) -> None:
         self.failure = EngineFailure(FailureKind.BROKEN, reason)
+
+
+def _tokens_of(delta: dict[str, Any]) -> int:
+    return _delta_tokens(
+        delta.get("content"), delta.get("reasoning_content"), delta.get("tool_calls")
+    )
+
+
+def _delta_tokens(content: str | None, reasoning: str | None, calls: list[Any] | None) -> int:
+    """Tokens in one delta. Backends usually send one at a time: short text counts as one, and
+    longer text, which holds several, is estimated from its size."""
+    tokens = 0
+    for text in (content, reasoning):
+        if text:
+            tokens += 1 if len(text) <= ONE_TOKEN_CHARACTERS_MAX else text_tokens(text)
+    if calls:
+        size = len(_encode(calls))
+        tokens += 1 if size <= ONE_CALL_BYTES_MAX else estimated_tokens(size - ONE_CALL_BYTES_MAX)
+    return tokens
 
 
 def _choice(

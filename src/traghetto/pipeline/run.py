@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from traghetto.errors import ApiError
 from traghetto.pipeline.exchange import Exchange
+from traghetto.pipeline.failures import gateway_stopping
 from traghetto.pipeline.quote import quote_chat
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.admit import admit
@@ -23,6 +26,16 @@ async def run_chat(services: Services, exchange: Exchange) -> None:
     The route is known (step 1). Size, content type and syntax come before credentials (2-4), so
     that nothing is looked up for a request that cannot be one.
     """
+    try:
+        await _run(services, exchange)
+    except asyncio.CancelledError:
+        # Only a shutdown that ran out of patience cancels a request.
+        if exchange.response_started:
+            raise
+        raise gateway_stopping() from None
+
+
+async def _run(services: Services, exchange: Exchange) -> None:
     async with receive_json(services.settings, services.bodies, exchange) as body:  # 2-4
         caller = authenticate(services, exchange, body)  # 5-9
         try:
@@ -44,7 +57,7 @@ async def _run_authenticated(
     job = await parse(body, choice, pool, exchange.request_id)  # 14
     quote = quote_chat(choice.pricing, job.prompt_tokens_bound, job.output_tokens_bound)
     async with admit(services, fleet, exchange, caller, model, quote) as admission:  # 16-18
-        hold = reserve(services, caller, job, quote)
+        hold, job = reserve(services, caller, job, quote)
         settlement = Settlement(
             services, caller, model, job, quote=quote, hold=hold, admission=admission
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from traghetto.accounts.directory import Directory
@@ -43,5 +43,3 @@ class Services:
     budget: FailedRequestBudget
     bodies: BodiesInFlight
     fleet: Fleet
-    stop: Callable[[str], None]
-    """Stops the process because the store can no longer be trusted; takes the reason."""

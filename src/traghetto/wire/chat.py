@@ -115,7 +115,6 @@ class Reasoning(msgspec.Struct, frozen=True, kw_only=True):
     effort: str | None = None
     """`reasoning_effort`, else `reasoning.effort`."""
     effort_path: tuple[str, ...] = ("reasoning_effort",)
-    summary: str | None = None
     disabled: bool = False
     """`disable_thinking`, or `reasoning.enabled: false` without an effort."""
 
@@ -135,7 +134,6 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None
     """The most completion tokens per choice, reasoning included; None leaves it to the model."""
     max_tokens_member: str
-    stop: tuple[str, ...]
     venice: VeniceParameters
     reasoning: Reasoning
     uses: dict[Feature, Path]
@@ -150,7 +148,6 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     exact count may refuse a prompt.
     """
     parts: Parts
-    user: str | None
     prompt_cache_key: str | None
 
 
@@ -210,14 +207,12 @@ def parse_chat(body: dict[str, Any], suffix: dict[str, Any]) -> ChatRequest:
         n=engine_body.get("n", 1),
         max_tokens=max_tokens,
         max_tokens_member=member,
-        stop=_stop(body.get("stop")),
         venice=venice,
         reasoning=_parse_reasoning(body, engine_body, uses, disabled=venice.disable_thinking),
         uses=uses,
         text_bytes=text_bytes,
         prompt_bytes=text_bytes + template_bytes,
         parts=parts,
-        user=body.get("user"),
         prompt_cache_key=body.get("prompt_cache_key"),
     )
 
@@ -272,11 +267,14 @@ def engine_body_for(request: ChatRequest, capabilities: Capabilities) -> dict[st
     """A body of its own for one call of an engine, fitted to the model.
 
     A model that takes the images of one message only is given those of the last that has some
-    (contract B.1.4); one without efforts is not told of `none`, which it obeys anyway.
+    (contract B.1.4). A model with efforts is told `none` where the caller switched thinking off;
+    one without them is not told of `none`, which it obeys anyway.
     """
     body = dict(request.body)
     if not capabilities.supportsReasoningEffort:
         body.pop("reasoning_effort", None)
+    elif request.reasoning.disabled and "reasoning_effort" not in body:
+        body["reasoning_effort"] = "none"
     if len(request.parts.image_messages) > 1 and not capabilities.supportsMultipleImages:
         body["messages"] = [
             _without_images(message) if index in request.parts.image_messages[:-1] else message
@@ -387,15 +385,8 @@ def _parse_reasoning(
     return Reasoning(
         effort=effort,
         effort_path=path,
-        summary=nested.get("summary"),
         disabled=disabled or (effort is None and nested.get("enabled") is False),
     )
-
-
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    if not stop:
-        return ()
-    return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
 def _too_many_parts(request: ChatRequest, capabilities: Capabilities) -> list[Issue]:

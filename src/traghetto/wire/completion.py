@@ -37,8 +37,6 @@ class Completion(msgspec.Struct, frozen=True):
     """The backend's object as decoded; its `id`, `model` and unlisted members are untrusted."""
     usage: BackendUsage | None
     """None where the backend gave none that can be believed."""
-    usage_is_suspect: bool = False
-    """The backend gave token counts, but not believable ones (negative, huge, not numbers)."""
 
     @property
     def choices(self) -> list[dict[str, Any]]:
@@ -115,7 +113,7 @@ def parse_completion(answer: Any) -> Completion:
         raise ValueError("the finish reason says that the backend gave up")
     claimed = answer.get("usage")
     usage = parse_usage(claimed, answer.get("timings"))
-    return Completion(answer, usage, usage is None and claimed is not None)
+    return Completion(answer, usage)
 
 
 def parse_usage(claimed: Any, timings: Any = None) -> BackendUsage | None:

@@ -87,11 +87,6 @@ class Parts(msgspec.Struct, frozen=True):
     files: int = 0
     image_messages: tuple[int, ...] = ()
 
-    @property
-    def total(self) -> int:
-        """All media parts; their tokens are not in `prompt_bytes`."""
-        return self.images + self.audios + self.videos + self.files
-
 
 NO_PARTS: Final = Parts()
 

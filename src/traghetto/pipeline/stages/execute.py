@@ -8,6 +8,7 @@ is on disk, and nothing that says "complete" is sent before the charge is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, Final
 
 import msgspec
@@ -23,14 +24,14 @@ from traghetto.pipeline.answer import (
     usage_member,
     whole_answer,
 )
+from traghetto.pipeline.estimate import estimated_tokens
 from traghetto.pipeline.exchange import JSON_CONTENT, ClientGone, Exchange
-from traghetto.pipeline.failures import chat_error
+from traghetto.pipeline.failures import chat_error, gateway_stopping
 from traghetto.pipeline.keepalive import StreamWriter
-from traghetto.pipeline.quote import estimated_tokens
 from traghetto.pipeline.relay import Relay
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.parse import ChatJob
-from traghetto.pipeline.stages.settle import Settlement
+from traghetto.pipeline.stages.settle import Settled, Settlement
 from traghetto.storage.connector import StoreBroken
 
 _EVENT_STREAM: Final = (
@@ -41,6 +42,8 @@ _EVENT_STREAM: Final = (
 
 SETTLE_SECONDS: Final = 10.0
 """Time left to a hold when its stream is ended for its length."""
+LAST_FRAME_SECONDS: Final = 1.0
+"""How long the error frame of a stream may take when the gateway stops."""
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -84,7 +87,7 @@ async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
     settled = settlement.complete(
         reported, lambda: estimated_tokens(completion.output_bytes(job.request.n))
     )
-    await _durable(settled.durable)
+    await _charge_durable(settled)
     body = whole_answer(
         request_id=exchange.request_id,
         created=exchange.clock.utc_ns() // 1_000_000_000,
@@ -109,6 +112,19 @@ async def _durable(written: asyncio.Future[None] | None) -> None:
         raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken") from broken
 
 
+async def _charge_durable(settled: Settled) -> None:
+    """Wait until a charge is on disk, even if the request is cancelled meanwhile.
+
+    What has been charged is answered: a shutdown waits the moment that a commit takes.
+    """
+    while True:
+        try:
+            return await _durable(settled.durable)
+        except asyncio.CancelledError:
+            if settled.durable is None or settled.durable.done():
+                raise
+
+
 async def _answer_stream(execution: Execution, settlement: Settlement) -> None:
     exchange, job = execution.exchange, execution.job
     relay = Relay(
@@ -128,11 +144,12 @@ async def _answer_stream(execution: Execution, settlement: Settlement) -> None:
                 await delivery.fail(failure)
             else:
                 await delivery.finish()
-    except (ClientGone, asyncio.CancelledError):
-        # A shutdown that runs out of patience ends here too: the client has what it has.
+    except ClientGone:
         if not settlement.ended:
             settlement.client_left(relay.usage, delivery.delivered_output)
         raise
+    except asyncio.CancelledError:
+        await delivery.stop()
     finally:
         delivery.writer.close()
 
@@ -148,19 +165,23 @@ class _Delivery:
         self.writer = StreamWriter(self._exchange, execution.services.settings.stream_ping_seconds)
         self.delivered_output = 0
         """Output tokens in the frames that the connection has taken."""
+        self._terminal: bytes | None = None
+        """The last frames of a complete answer, once it is charged."""
 
     async def relay_within(self, hold_seconds: float) -> None:
         """Relay until the backend's stream ends; raises EngineFailure if it breaks.
 
-        No stream outlives its hold: one that would is ended while it can still be settled.
+        No stream outlives its hold: one that would ends with `length` while it can be settled.
         """
         try:
             async with asyncio.timeout(hold_seconds - SETTLE_SECONDS):
                 await self._relay_all()
         except TimeoutError:
-            raise EngineFailure(
-                FailureKind.TIMED_OUT, "the stream lasted as long as a hold"
-            ) from None
+            if not self.delivered_output:
+                raise EngineFailure(
+                    FailureKind.TIMED_OUT, "no output in the life of a hold"
+                ) from None
+            self._relay.stop_at_limit()
 
     async def _relay_all(self) -> None:
         execution, relay, hold = self._execution, self._relay, self._settlement.hold
@@ -190,14 +211,14 @@ class _Delivery:
     async def finish(self) -> None:
         """Charge, then say that the answer is complete."""
         relay, settlement = self._relay, self._settlement
-        settled = settlement.complete(relay.usage, lambda: relay.output_tokens)
+        settled = settlement.complete(relay.usage, lambda: relay.produced_tokens)
         try:
-            await _durable(settled.durable)
+            await _charge_durable(settled)
         except ApiError as error:
             await self._break(error)
-            self._execution.services.stop("a charge could not be made durable")
             return
         frames = relay.terminal_frames(usage_member(settled.tokens), cost_member(settled))
+        self._terminal = frames
         await self._send(frames, more=False)
 
     async def fail(self, failure: EngineFailure) -> None:
@@ -208,6 +229,17 @@ class _Delivery:
             raise error from failure
         error.__cause__ = failure
         await self._break(error)
+
+    async def stop(self) -> None:
+        """End the stream because the gateway stops: no patience is left, but the truth is told."""
+        if not self._settlement.ended:
+            self._settlement.broken(self._relay.usage, self.delivered_output)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_FRAME_SECONDS):
+                if self._terminal is None:
+                    await self._break(gateway_stopping())
+                else:
+                    await self._send(self._terminal, more=False)
 
     async def _break(self, error: ApiError) -> None:
         """The error frame and `[DONE]`; the edge is told, so that it logs and counts the error."""

@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import msgspec
+
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.ledger.book import Hold
+from traghetto.money import Currency
 from traghetto.pipeline.quote import OUTPUT_SLICE_TOKENS, Quote, quote_chat
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
 from traghetto.pipeline.stages.parse import ChatJob
 
+_LIMIT_CODES: Final = {
+    Currency.DIEM: ErrorCode.API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
+    Currency.USD: ErrorCode.API_KEY_USD_SPEND_LIMIT_EXCEEDED,
+}
 
-def reserve(services: Services, caller: Caller, job: ChatJob, quote: Quote) -> Hold | None:
-    """A hold of at most `quote`, in the first currency that can pay; None where nothing costs.
+
+def reserve(
+    services: Services, caller: Caller, job: ChatJob, quote: Quote
+) -> tuple[Hold | None, ChatJob]:
+    """A hold of at most `quote` in the first currency that can pay, and the job it covers.
+
+    The hold is None where nothing costs. Checking and holding are one synchronous step, so
+    concurrent requests never spend the same money.
 
     With `overdraft = "never"` a stream's hold starts as its prompt and one slice of output, and is
-    extended while it runs: small balances then serve several streams at once.
+    extended while it runs: small balances then serve several streams at once. A whole answer is
+    asked for no more tokens than its hold pays for.
 
-    Checking and holding are one synchronous step, so concurrent requests never spend the same
-    money. Raises ApiError: the three 402 codes, UNKNOWN_ERROR if the store cannot be trusted.
+    Raises ApiError: the three 402 codes, UNKNOWN_ERROR if the store cannot be trusted.
     """
     if not services.book.healthy:
         raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken")
     if not quote.nano_usd:
-        return None
+        return None, job
     bound = quote.nano_usd
-    if services.settings.overdraft == "never" and job.request.stream:
+    never = services.settings.overdraft == "never"
+    if never and job.request.stream:
         output = min(quote.output_tokens, OUTPUT_SLICE_TOKENS)
         bound = quote_chat(quote.pricing, quote.prompt_tokens, output).nano_usd
-    return services.book.reserve(
+    hold = services.book.reserve(
         request_id=job.call.request_id,
         account_id=caller.account.id,
         key_id=caller.key.id,
         limits=caller.key.limits,
         upper_bound_nano_usd=bound,
     )
+    if never and hold.amount_nano_usd < bound:
+        job = _within(hold, services, caller, job, quote)
+    return hold, job
+
+
+def _within(hold: Hold, services: Services, caller: Caller, job: ChatJob, quote: Quote) -> ChatJob:
+    """The job with as much output as `hold` pays for; voids it and raises if that is none."""
+    prompt = quote_chat(quote.pricing, quote.prompt_tokens, 0).nano_usd
+    output = quote.pricing.output
+    room = hold.amount_nano_usd - prompt
+    tokens = quote.output_tokens
+    if output.nano_usd:
+        tokens = min(tokens, room * output.per_units // output.nano_usd)
+    tokens //= job.request.n
+    if room < 0 or tokens < 1:
+        hold.void()
+        spendable = services.book.spendable(caller.account.id, caller.key.id, caller.key.limits)
+        currency = hold.currency
+        if spendable.clamped[currency] < spendable.unclamped[currency]:
+            raise ApiError(_LIMIT_CODES[currency])
+        raise ApiError(ErrorCode.INSUFFICIENT_BALANCE)
+    if job.request.stream:
+        return job
+    call = msgspec.structs.replace(job.call, body={**job.call.body, "max_tokens": tokens})
+    return msgspec.structs.replace(job, call=call)

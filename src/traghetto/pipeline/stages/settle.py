@@ -3,8 +3,9 @@
 Who pays (contract A.4):
 - a complete answer: the backend's usage, or our count where it reports none;
 - a client that leaves a stream: the prompt and the output its socket accepted;
-- a stream broken by the backend or by us: the last usage the backend reported, capped by what was
-  delivered, else nothing;
+- a stream broken by the backend or by us (a shutdown that runs out of patience included): the last
+  usage the backend reported, capped by what was delivered, else nothing;
+- a stream that we end at a bound of ours (tokens, funds, the life of its hold): what was delivered;
 - anything that fails before the first output: nothing.
 
 Decisions are synchronous; only their durability is awaited. So no cancellation can come between
@@ -22,11 +23,11 @@ from traghetto.catalog.model import Model
 from traghetto.ledger.book import Basis, Charge, Hold, Usage
 from traghetto.limits.rates import Admission
 from traghetto.money import Currency
+from traghetto.pipeline.estimate import estimated_tokens
 from traghetto.pipeline.quote import (
     OUTPUT_SLICE_TOKENS,
     Quote,
     charge_lines,
-    estimated_tokens,
     quote_chat,
 )
 from traghetto.pipeline.services import Services
@@ -92,10 +93,13 @@ class Settlement:
         return hold.extend(pricing.output.ceiling(OUTPUT_SLICE_TOKENS))
 
     def complete(self, reported: BackendUsage | None, count_output: Callable[[], int]) -> Settled:
-        """Charge a complete answer; `count_output` counts it where the backend has not."""
-        if reported is None or not self._is_plausible(reported):
-            return self._charge(self._counted(count_output()), Basis.COUNTED)
-        return self._charge(self._within_bounds(reported), Basis.BACKEND)
+        """Charge a complete answer; `count_output` counts it where the backend has not, or says
+        that an answer with output has none."""
+        if reported is not None and self._is_plausible(reported):
+            says_output = reported.completion_tokens > 0
+            if says_output or not count_output():
+                return self._charge(self._within_bounds(reported), Basis.BACKEND)
+        return self._charge(self._counted(count_output()), Basis.COUNTED)
 
     def client_left(self, reported: BackendUsage | None, delivered_output: int) -> None:
         """Charge what a client that left a stream had received; nothing received is free."""
@@ -125,10 +129,7 @@ class Settlement:
 
     def _charge(self, tokens: BackendUsage, basis: Basis) -> Settled:
         assert not self.ended, "a hold ends exactly once"
-        self.ended = True
-        self._admission.correct(
-            tokens.prompt_tokens - tokens.cached_tokens + tokens.completion_tokens
-        )
+        # Values that the books would refuse raise here, while the hold can still be voided.
         usage = Usage(
             request_id=self._job.call.request_id,
             account_id=self._caller.account.id,
@@ -142,18 +143,22 @@ class Settlement:
             streamed=self._job.request.stream,
             created_ns=self._services.clock.utc_ns(),
         )
+        charge = Charge(charge_lines(self._quote.pricing, tokens), usage)
+        self.ended = True
+        self._admission.correct(
+            tokens.prompt_tokens - tokens.cached_tokens + tokens.completion_tokens
+        )
         if self.hold is None:
             self._services.book.record_free(usage)
             return Settled(tokens, 0, None, None)
-        lines = charge_lines(self._quote.pricing, tokens)
-        receipt = self.hold.settle(Charge(lines, usage))
+        receipt = self.hold.settle(charge)
         return Settled(tokens, receipt.charged_nano_usd, self.hold.currency, receipt.durable)
 
     def _is_plausible(self, usage: BackendUsage) -> bool:
-        """Whether reported usage can be believed: no prompt is longer than its bytes (with room
-        for the template) or than the model's context."""
+        """Whether reported usage can be believed: no prompt is empty, none is longer than its
+        bytes (with room for the template) or than the model's context."""
         bound = max(self._quote.prompt_tokens, self._model.context_tokens or 0)
-        return usage.prompt_tokens <= bound
+        return 0 < usage.prompt_tokens <= bound
 
     def _within_bounds(self, usage: BackendUsage) -> BackendUsage:
         """Reported usage, with the output capped by what was asked for."""
