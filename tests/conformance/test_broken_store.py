@@ -1,7 +1,7 @@
-"""UNKNOWN_ERROR, provoked for real: the operating system refuses to let the books grow.
+"""UNKNOWN_ERROR, provoked for real, and the end of the process that follows it.
 
-A limit on the size of files is put on the running process, so that the next write to the journal
-of the database fails as it does on a full disk.
+The operating system refuses to let the books grow: a limit on the size of files is put on the
+running process, so that the next write to the journal of the database fails as on a full disk.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from conformance.recipes import CANARY
-from support.client import Answer, ask, chat_body, get
+from support.client import Answer, ask, chat_body
 from support.configuration import model_toml
 from support.gateway import GatewayProcess, gateway_process
 
+EXIT_SECONDS_MAX = 20
 BODY = b'{"error":"An unknown error occurred"}'
 
 
@@ -46,7 +47,7 @@ def _traghetto(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _configured(tmp_path: Path) -> tuple[str, ...]:
     config = tmp_path / "traghetto.toml"
-    config.write_text(model_toml("priced") + model_toml("broken", fault='"broken"'))
+    config.write_text(model_toml("priced"))
     return ("--config", str(config), "--data-dir", str(tmp_path / "data"))
 
 
@@ -61,8 +62,8 @@ def _new_key(tmp_path: Path) -> str:
     return secret
 
 
-def _body(model: str = "priced", **members: object) -> dict[str, object]:
-    return chat_body(model, messages=[{"role": "user", "content": CANARY}], **members)
+def _body(**members: object) -> dict[str, object]:
+    return chat_body("priced", messages=[{"role": "user", "content": CANARY}], **members)
 
 
 def _assert_unknown(answer: Answer) -> None:
@@ -77,8 +78,9 @@ def _assert_unknown(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_an_answer_that_cannot_be_charged_is_an_unknown_error(tmp_path: Path, stream: bool) -> None:
-    """The store fails under a request: UNKNOWN_ERROR, logged once as an error, and no charge."""
+def test_an_answer_that_cannot_be_charged_ends_the_gateway(tmp_path: Path, stream: bool) -> None:
+    """The store fails under a request: UNKNOWN_ERROR and no charge; then the process ends by
+    itself, says why, and the next start serves the same books."""
     arguments = _configured(tmp_path)
     data_dir = tmp_path / "data"
     with gateway_process(tmp_path, *arguments) as gateway:
@@ -87,13 +89,13 @@ def test_an_answer_that_cannot_be_charged_is_an_unknown_error(tmp_path: Path, st
         _forbid_growth(gateway, data_dir)
         answer = ask(gateway, key, _body(stream=stream))
         _assert_unknown(answer)
-        ready = get(gateway, "/health/ready")
-        assert (ready.status, ready.body) == (503, b'{"status":"failing"}')
-        later = ask(gateway, key, _body(model="broken"))
-        _assert_unknown(later)
+        assert gateway.process.wait(EXIT_SECONDS_MAX) == 1
     written = gateway.log.read_text()
-    for refused in (answer, later):
-        _assert_logged_once(written, refused)
+    _assert_logged_once(written, answer)
+    records = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
+    (stopping,) = (record for record in records if record["event"] == "store_broken")
+    assert "disk I/O error" in stopping["reason"]
+    assert "the books could not be written" in written.splitlines()[-1]
     assert CANARY not in written
     assert key not in written
     verified = _traghetto("ledger", "verify", "--data-dir", str(data_dir))

@@ -137,8 +137,38 @@ def test_a_long_log_is_cut_between_batches(tmp_path: Path, monkeypatch: pytest.M
         store = SqliteStore(tmp_path)
         for number in range(20):
             await store.submit((account_row(str(number)),))
-        assert (tmp_path / f"{sqlite.FILE_NAME}-wal").stat().st_size <= 10_000
+        log = tmp_path / f"{sqlite.FILE_NAME}-wal"
+        async with asyncio.timeout(5):
+            # It is cut after the waiters of the batch were told.
+            while log.stat().st_size > 10_000:  # noqa: ASYNC110 - there is nothing to wait on
+                await asyncio.sleep(0.001)
         await store.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_log_that_cannot_be_cut_fails_no_batch_that_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that succeeded is reported as one; the trouble after it breaks the store itself."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("no more")
+
+    async def run() -> None:
+        store = SqliteStore(tmp_path)
+        told: asyncio.Queue[str] = asyncio.Queue()
+        store.on_broken = told.put_nowait
+        monkeypatch.setattr(store, "_trim_log", fails)
+        await store.submit((account_row("a"),))
+        async with asyncio.timeout(5):
+            assert "no more" in await told.get()
+        assert not store.healthy
+        with pytest.raises(StoreBroken, match="no more"):
+            await store.submit((account_row("b"),))
+        await store.aclose()
+        with open_read_only(tmp_path) as snapshot:
+            assert [row.id for row in snapshot.accounts()] == ["a"]
 
     asyncio.run(run())
 

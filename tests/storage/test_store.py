@@ -136,13 +136,17 @@ def test_a_commit_fails_once_and_for_ever(place: Place) -> None:
         books = open_books(store, usd=USD)
         await books.reserve("r", 10).settle(charge("r", 10)).durable
         books.clock.advance(1)
+        told: list[str] = []
+        store.on_broken = told.append
         twice = books.reserve("r", 10).settle(charge("r", 10)).durable
-        with pytest.raises(StoreBroken):
+        with pytest.raises(StoreBroken) as failure:
             await twice
         assert not store.healthy
         with pytest.raises(StoreBroken):
             await store.submit((account_row("b"),))
+        assert told == [str(failure.value)], "whoever runs the process hears of it once"
         await store.aclose()
+        assert len(told) == 1
         assert [row.id for row in place.snapshot().accounts()] == ["a"]
         assert not verify(place.snapshot()).differences
 
@@ -187,11 +191,14 @@ def test_closing_writes_what_was_submitted(place: Place) -> None:
 
     async def run() -> None:
         store = place.open()
+        told: list[str] = []
+        store.on_broken = told.append
         durable = store.submit((account_row(),))
         await store.aclose()
         assert [row.id for row in place.snapshot().accounts()] == ["a"]
         await durable
         assert not store.healthy
+        assert not told, "an end is no failure"
         with pytest.raises(StoreBroken):
             await store.submit((account_row("b"),))
 

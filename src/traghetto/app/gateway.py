@@ -70,6 +70,7 @@ class Gateway:
         """Set when the books can no longer be trusted: the process must end."""
         pepper_path = settings.pepper_file or settings.data_dir / PEPPER_FILE_NAME
         state = store.load(day_window(clock.utc_ns()))
+        store.on_broken = self._stop
         self.directory = Directory(store, clock, read_or_create_pepper(pepper_path), state)
         self.book = Book(
             store,
@@ -96,7 +97,6 @@ class Gateway:
             ),
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
             fleet=EMPTY_FLEET,
-            stop=self._stop,
         )
         self.dispatch = Dispatch(
             endpoint_table(self.services),
@@ -220,7 +220,11 @@ async def open_gateway(
     clock = clock or SystemClock()
     configure_logging(settings.log_level, clock)
     store = SqliteStore(settings.data_dir, durability=settings.durability)
-    gateway = Gateway(launch, settings, store, clock)
+    try:
+        gateway = Gateway(launch, settings, store, clock)
+    except BaseException:
+        await store.aclose()
+        raise
     try:
         started = await gateway.start(configuration)
         control = await serve_control(settings.data_dir / SOCKET_NAME, gateway.administration)

@@ -8,7 +8,7 @@ to write, so a retry would lie).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -71,8 +71,17 @@ def _pass_on(waiter: asyncio.Future[None], ended: asyncio.Future[None]) -> None:
         waiter.set_exception(failure)
 
 
+def tell_nobody(_reason: str) -> None:
+    """What a store calls when it breaks, until somebody wants to hear of it."""
+
+
 class Store(Protocol):
     """A place where facts become durable. One event loop uses it."""
+
+    on_broken: Callable[[str], None]
+    """Called once, on the event loop, with a reason, when the store is no longer healthy because
+    writing failed; the futures of those who waited have failed before. Whoever runs the process
+    sets it, and ends the process."""
 
     @property
     def healthy(self) -> bool:
@@ -118,6 +127,7 @@ class SnapshotStore:
     """
 
     healthy = True
+    on_broken: Callable[[str], None] = staticmethod(tell_nobody)
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from traghetto.money import Currency
-from traghetto.storage.connector import Durable, StoreBroken
+from traghetto.storage.connector import Durable, StoreBroken, tell_nobody
 from traghetto.storage.facts import (
     DIEM_GRANT,
     FUNDS,
@@ -178,6 +178,7 @@ class MemoryStore:
         fails at its end (by default never).
         """
         self.disk: Final = disk if disk is not None else MemoryDisk()
+        self.on_broken: Callable[[str], None] = tell_nobody
         self._commit_seconds = commit_seconds
         self._commit_fails = commit_fails
         self._facts: list[Fact] = []
@@ -245,6 +246,7 @@ class MemoryStore:
             if self._waiting is not None:
                 self._waiting.resolve(failure)
             self._facts, self._waiting = [], None
+            asyncio.get_running_loop().call_soon(self.on_broken, str(failure))
             return
         durable.resolve(None)
         if self._waiting is not None:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Literal, TypeVar
@@ -23,7 +23,7 @@ import apsw
 import msgspec
 
 from traghetto.storage.batch import Batch
-from traghetto.storage.connector import Durable, StoreBroken, StoreUnusable
+from traghetto.storage.connector import Durable, StoreBroken, StoreUnusable, tell_nobody
 from traghetto.storage.directory_lock import PRIVATE_FILE_MODE, DataDirectoryLock
 from traghetto.storage.facts import (
     AccountSaved,
@@ -50,6 +50,7 @@ _SYNCHRONOUS: Final[dict[Durability, str]] = {"full": "FULL", "normal": "NORMAL"
 _WRITE: Final = load_queries("write.sql")
 _READ: Final = load_queries("read.sql")
 _RowT = TypeVar("_RowT", bound=msgspec.Struct)
+_ArgumentT = TypeVar("_ArgumentT")
 
 
 class SqliteStore:
@@ -69,6 +70,7 @@ class SqliteStore:
         except BaseException:
             self._lock.release()
             raise
+        self.on_broken: Callable[[str], None] = tell_nobody
         self._wal_path = data_dir / f"{FILE_NAME}-wal"
         self._mutex = threading.Lock()
         self._facts: list[Fact] = []
@@ -111,12 +113,18 @@ class SqliteStore:
                 facts, waiting = self._facts, self._waiting
                 self._facts, self._waiting = [], None
             assert waiting is not None, "the writer is woken once per batch"
+            loop = waiting.get_loop()
             try:
                 self._commit(facts)
             except Exception as failure:  # noqa: BLE001 - whatever it is, the books are in doubt
-                self._break(waiting, failure)
+                self._break(loop, failure, waiting)
                 return
-            _resolve(waiting, None)
+            _call(loop, waiting.resolve, None)
+            try:
+                self._trim_log()
+            except Exception as failure:  # noqa: BLE001 - the next commit may go the same way
+                self._break(loop, failure)
+                return
 
     def _commit(self, facts: list[Fact]) -> None:
         execute = self._connection.execute
@@ -130,6 +138,9 @@ class SqliteStore:
             with contextlib.suppress(apsw.Error):
                 execute("ROLLBACK")
             raise
+
+    def _trim_log(self) -> None:
+        """Keep the write-ahead log short; what is committed stays so, whatever happens here."""
         if self._wal_path.stat().st_size > WAL_BYTES_MAX:
             # A reader may keep the log busy; the next batch tries again.
             with contextlib.suppress(apsw.BusyError):
@@ -141,8 +152,10 @@ class SqliteStore:
         if generation != self._generation:
             raise StoreBroken("another process has taken over the books")
 
-    def _break(self, waiting: Durable, cause: Exception) -> None:
-        """Fail the batch, everything that waits behind it, and everything still to come."""
+    def _break(
+        self, loop: asyncio.AbstractEventLoop, cause: Exception, waiting: Durable | None = None
+    ) -> None:
+        """Fail the batch `waiting`, all that waits behind it, and everything still to come."""
         failure = cause if isinstance(cause, StoreBroken) else StoreBroken(f"commit: {cause}")
         failure.__cause__ = cause
         with self._mutex:
@@ -151,7 +164,11 @@ class SqliteStore:
             self._facts = []
         for future in (waiting, behind):
             if future is not None:
-                _resolve(future, failure)
+                _call(loop, future.resolve, failure)
+        _call(loop, self._tell_broken, str(failure))
+
+    def _tell_broken(self, reason: str) -> None:
+        self.on_broken(reason)  # whoever is to hear of it now, not when the batch was taken
 
 
 class SqliteSnapshot:
@@ -233,10 +250,12 @@ def _open_for_writing(path: Path, durability: Durability) -> apsw.Connection:
     return connection
 
 
-def _resolve(future: Durable, failure: StoreBroken | None) -> None:
+def _call(
+    loop: asyncio.AbstractEventLoop, function: Callable[[_ArgumentT], None], argument: _ArgumentT
+) -> None:
     # The loop is closed when the program ends without `aclose`; then nobody waits any more.
     with contextlib.suppress(RuntimeError):
-        future.get_loop().call_soon_threadsafe(future.resolve, failure)
+        loop.call_soon_threadsafe(function, argument)
 
 
 def _read_state(connection: apsw.Connection, day: str) -> StoredState:
