@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from traghetto.accounts.administration import OPERATIONS, Administration, OperationRefused
 from traghetto.accounts.control import LINE_BYTES_MAX, SOCKET_NAME, serve_control
 from traghetto.accounts.directory import Directory
-from traghetto.accounts.pepper import read_or_create_pepper
+from traghetto.accounts.pepper import open_pepper
 from traghetto.accounts.values import KeyKind
 from traghetto.cli.accounts import accounts
 from traghetto.cli.keys import keys
@@ -214,7 +214,7 @@ class Gateway:
 
     async def _serve(self) -> None:
         store = SqliteStore(self._data_dir)
-        pepper = read_or_create_pepper(self._data_dir / "pepper")
+        pepper = open_pepper(self._data_dir / "pepper", store, store.load("E:2026-01-01"))
         admin = administer(store, SystemClock(), pepper)
         await admin.first_start()
         control = await serve_control(self._data_dir / SOCKET_NAME, admin)
@@ -291,6 +291,36 @@ def test_a_key_cannot_expire_beyond_the_books(tmp_path: Path) -> None:
     """A year that a 64-bit time cannot hold is refused by the command."""
     refused = command(keys, tmp_path, "create", "--expires", "2999-01-01", status=2)
     assert "2261 at the latest" in refused
+
+
+def test_a_key_is_never_made_with_a_second_pepper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that does not know where the pepper is refuses to make a key, and makes no file."""
+    data_dir, elsewhere = tmp_path / "data", tmp_path / "secret"
+    Gateway(data_dir).stop()
+    (data_dir / "pepper").rename(elsewhere)
+    refused = command(keys, data_dir, "create", status=1)
+    assert "does not exist" in refused
+    assert "TRAGHETTO_PEPPER_FILE" in refused
+    assert not (data_dir / "pepper").exists()
+    monkeypatch.setenv("TRAGHETTO_PEPPER_FILE", str(elsewhere))
+    assert command(keys, data_dir, "create")["secret"]
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * 32)
+    other.chmod(0o600)
+    monkeypatch.setenv("TRAGHETTO_PEPPER_FILE", str(other))
+    assert "another pepper" in command(keys, data_dir, "create", status=1)
+
+
+def test_a_lost_pepper_can_be_replaced_once_its_keys_are_revoked(tmp_path: Path) -> None:
+    """Nothing but making keys needs the pepper, so its loss can be mended with commands."""
+    Gateway(tmp_path).stop()
+    (tmp_path / "pepper").unlink()
+    for key in command(keys, tmp_path, "list"):
+        command(keys, tmp_path, "revoke", key["id"])
+    assert command(keys, tmp_path, "create", "--admin")["secret"].startswith("VENICE_ADMIN_KEY_")
+    assert (tmp_path / "pepper").exists()
 
 
 def test_people_get_tables(data_dir: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from traghetto.accounts.directory import Directory, DirectoryRefusal, NewKey
-from traghetto.accounts.pepper import PepperUnusable, read_or_create_pepper
+from traghetto.accounts.pepper import PepperUnusable, open_pepper
 from traghetto.accounts.values import KeyKind, ModelPrivacy
 from traghetto.clock import ManualClock
 from traghetto.ids import INFERENCE_KEY_PREFIX, new_api_key
@@ -137,17 +137,94 @@ def test_accounts_have_one_name_each() -> None:
     asyncio.run(run())
 
 
+async def pepper_in(path: Path, disk: MemoryDisk) -> bytes:
+    """What a start with these books and that file finds, once its proof is on the disk."""
+    store = MemoryStore(disk)
+    pepper = open_pepper(path, store, store.load(DAY))
+    await store.aclose()
+    return pepper
+
+
+async def a_key_is_made(disk: MemoryDisk) -> None:
+    store = MemoryStore(disk)
+    directory = Directory(store, ManualClock(), PEPPER, store.load(DAY))
+    account, _ = directory.create_account("acme")
+    directory.create_key(account.id, KeyKind.INFERENCE)
+    await store.aclose()
+
+
 def test_the_pepper_is_created_once_and_kept_private(tmp_path: Path) -> None:
     """32 random bytes in a 0600 file; a file others can read, or a short one, is refused."""
-    path = tmp_path / "pepper"
-    pepper = read_or_create_pepper(path)
-    assert len(pepper) == 32
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert read_or_create_pepper(path) == pepper
-    path.chmod(0o644)
-    with pytest.raises(PepperUnusable, match="chmod 600"):
-        read_or_create_pepper(path)
-    path.chmod(0o600)
-    path.write_bytes(b"short")
-    with pytest.raises(PepperUnusable, match="at least 32"):
-        read_or_create_pepper(path)
+
+    async def run() -> None:
+        path, disk = tmp_path / "pepper", MemoryDisk()
+        pepper = await pepper_in(path, disk)
+        assert len(pepper) == 32
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert await pepper_in(path, disk) == pepper
+        path.chmod(0o644)
+        with pytest.raises(PepperUnusable, match="chmod 600"):
+            await pepper_in(path, disk)
+        path.chmod(0o600)
+        path.write_bytes(b"short")
+        with pytest.raises(PepperUnusable, match="at least 32"):
+            await pepper_in(path, disk)
+
+    asyncio.run(run())
+
+
+def test_books_with_keys_refuse_another_pepper(tmp_path: Path) -> None:
+    """A swapped or missing pepper would turn every key away: it is refused, and none is made."""
+
+    async def run() -> None:
+        path, disk = tmp_path / "pepper", MemoryDisk()
+        pepper = await pepper_in(path, disk)
+        await a_key_is_made(disk)
+        assert await pepper_in(path, disk) == pepper
+        path.write_bytes(b"x" * 32)
+        with pytest.raises(PepperUnusable, match=r"another pepper.*TRAGHETTO_PEPPER_FILE"):
+            await pepper_in(path, disk)
+        path.unlink()
+        with pytest.raises(PepperUnusable, match=r"does not exist.*`pepper_file`"):
+            await pepper_in(path, disk)
+        assert not path.exists()
+        path.write_bytes(pepper)
+        path.chmod(0o600)
+        assert await pepper_in(path, disk) == pepper
+        assert pepper not in repr(disk.load(DAY)).encode("latin-1")
+
+    asyncio.run(run())
+
+
+def test_books_without_keys_take_the_pepper_they_are_given(tmp_path: Path) -> None:
+    """Before the first key nothing depends on the pepper, so it may still be moved."""
+
+    async def run() -> None:
+        disk = MemoryDisk()
+        first = await pepper_in(tmp_path / "one", disk)
+        second = await pepper_in(tmp_path / "two", disk)
+        assert first != second
+        await a_key_is_made(disk)
+        assert await pepper_in(tmp_path / "two", disk) == second
+        with pytest.raises(PepperUnusable, match="another pepper"):
+            await pepper_in(tmp_path / "one", disk)
+
+    asyncio.run(run())
+
+
+def test_older_books_remember_the_pepper_from_now_on(tmp_path: Path) -> None:
+    """Keys from before there was a proof: the pepper that is there is believed, none is made."""
+
+    async def run() -> None:
+        path, disk = tmp_path / "pepper", MemoryDisk()
+        await a_key_is_made(disk)
+        with pytest.raises(PepperUnusable, match="does not exist"):
+            await pepper_in(path, disk)
+        path.write_bytes(PEPPER)
+        path.chmod(0o600)
+        assert await pepper_in(path, disk) == PEPPER
+        path.write_bytes(b"x" * 32)
+        with pytest.raises(PepperUnusable, match="another pepper"):
+            await pepper_in(path, disk)
+
+    asyncio.run(run())

@@ -217,11 +217,15 @@ class Administration:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One row of the table: what an operation takes, what it does, whether it only reads."""
+    """One row of the table: what an operation takes and does.
+
+    `read_only` ones change nothing; those with `makes_secret` need the pepper.
+    """
 
     arguments: type[Arguments]
     run: Callable[[Administration, Any], Awaitable[msgspec.Struct]]
     read_only: bool = False
+    makes_secret: bool = False
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -230,7 +234,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "accounts.set": Operation(SetAccount, Administration.set_account),
     "accounts.show": Operation(ShowAccount, Administration.show_account, read_only=True),
     "accounts.list": Operation(ListAccounts, Administration.list_accounts, read_only=True),
-    "keys.create": Operation(CreateKey, Administration.create_key),
+    "keys.create": Operation(CreateKey, Administration.create_key, makes_secret=True),
     "keys.revoke": Operation(RevokeKey, Administration.revoke_key),
     "keys.list": Operation(ListKeys, Administration.list_keys, read_only=True),
 }

@@ -16,7 +16,7 @@ from traghetto.accounts.administration import Administration
 from traghetto.accounts.control import SOCKET_NAME, serve_control
 from traghetto.accounts.directory import Directory
 from traghetto.accounts.pepper import FILE_NAME as PEPPER_FILE_NAME
-from traghetto.accounts.pepper import read_or_create_pepper
+from traghetto.accounts.pepper import open_pepper
 from traghetto.app.fleet import EMPTY_FLEET, Built, FleetBuilder
 from traghetto.app.launch import Launch
 from traghetto.catalog.config_file import Configuration
@@ -71,7 +71,7 @@ class Gateway:
         pepper_path = settings.pepper_file or settings.data_dir / PEPPER_FILE_NAME
         state = store.load(day_window(clock.utc_ns()))
         store.on_broken = self._stop
-        self.directory = Directory(store, clock, read_or_create_pepper(pepper_path), state)
+        self.directory = Directory(store, clock, open_pepper(pepper_path, store, state), state)
         self.book = Book(
             store,
             clock,

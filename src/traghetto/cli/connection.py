@@ -21,17 +21,18 @@ from traghetto.accounts.administration import OPERATIONS, Administration, Operat
 from traghetto.accounts.control import SOCKET_NAME
 from traghetto.accounts.directory import Directory
 from traghetto.accounts.pepper import FILE_NAME as PEPPER_NAME
-from traghetto.accounts.pepper import read_or_create_pepper
-from traghetto.clock import SystemClock
+from traghetto.accounts.pepper import FILE_VARIABLE as PEPPER_VARIABLE
+from traghetto.accounts.pepper import PepperUnusable, open_pepper
+from traghetto.clock import Clock, SystemClock
 from traghetto.ledger.book import Book
 from traghetto.ledger.windows import day_window
 from traghetto.settings import default_data_dir
 from traghetto.storage.connector import SnapshotStore, Store, StoreBroken, StoreUnusable
 from traghetto.storage.directory_lock import DataDirectoryBusy
+from traghetto.storage.facts import StoredState
 from traghetto.storage.sqlite import SqliteStore, open_read_only
 
 ANSWER_SECONDS_MAX: Final = 30.0
-PEPPER_VARIABLE: Final = "TRAGHETTO_PEPPER_FILE"
 
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 
@@ -66,7 +67,7 @@ def perform(data_dir: Path, operation: str, arguments: dict[str, Any], result_ty
             with connection:
                 return msgspec.convert(_ask(connection, operation, given), result_type)
         return asyncio.run(_own(data_dir, operation, given))
-    except (OperationRefused, StoreUnusable, StoreBroken) as refusal:
+    except (OperationRefused, PepperUnusable, StoreUnusable, StoreBroken) as refusal:
         raise click.ClickException(str(refusal)) from refusal
 
 
@@ -107,7 +108,10 @@ def _ask(connection: socket.socket, operation: str, arguments: dict[str, Any]) -
 
 
 async def _own(data_dir: Path, operation: str, arguments: dict[str, Any]) -> msgspec.Struct:
-    """Carry it out as the owner of the books."""
+    """Carry it out as the owner of the books.
+
+    The pepper is looked at only where a key is made: whoever has lost it can still revoke keys.
+    """
     try:
         store = SqliteStore(data_dir)
     except DataDirectoryBusy as busy:
@@ -115,10 +119,12 @@ async def _own(data_dir: Path, operation: str, arguments: dict[str, Any]) -> msg
             f"{busy}. It has no control socket yet: if it is starting, try again"
         ) from busy
     try:
-        pepper_file = os.environ.get(PEPPER_VARIABLE)
-        path = Path(pepper_file) if pepper_file else data_dir / PEPPER_NAME
-        pepper = await asyncio.to_thread(read_or_create_pepper, path)
-        return await _administration(store, pepper).perform(operation, arguments)
+        clock = SystemClock()
+        state = store.load(day_window(clock.utc_ns()))
+        pepper = b""
+        if OPERATIONS[operation].makes_secret:
+            pepper = open_pepper(_pepper_path(data_dir), store, state)
+        return await _administration(store, clock, pepper, state).perform(operation, arguments)
     finally:
         await store.aclose()
 
@@ -126,10 +132,18 @@ async def _own(data_dir: Path, operation: str, arguments: dict[str, Any]) -> msg
 async def _read(data_dir: Path, operation: str, arguments: dict[str, Any]) -> msgspec.Struct:
     """Carry it out on a snapshot; no key is checked there, so no pepper is needed."""
     with open_read_only(data_dir) as snapshot:
-        return await _administration(SnapshotStore(snapshot), b"").perform(operation, arguments)
+        store, clock = SnapshotStore(snapshot), SystemClock()
+        state = store.load(day_window(clock.utc_ns()))
+        return await _administration(store, clock, b"", state).perform(operation, arguments)
 
 
-def _administration(store: Store, pepper: bytes) -> Administration:
-    clock = SystemClock()
-    state = store.load(day_window(clock.utc_ns()))
+def _pepper_path(data_dir: Path) -> Path:
+    """Where the pepper is, as far as a command knows that has not read the configuration file."""
+    named = os.environ.get(PEPPER_VARIABLE)
+    return Path(named) if named else data_dir / PEPPER_NAME
+
+
+def _administration(
+    store: Store, clock: Clock, pepper: bytes, state: StoredState
+) -> Administration:
     return Administration(Directory(store, clock, pepper, state), Book(store, clock, state))
