@@ -648,7 +648,7 @@ _SHED: tuple[Recipe, ...] = (
         reached="admitted",
         model="busy",
         should_retry=True,
-        headers={"retry-after": "2"},
+        headers={"retry-after": "2", "x-ratelimit-remaining-requests": "500"},
     ),
 )
 

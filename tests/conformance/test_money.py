@@ -238,6 +238,7 @@ class Charge:
     usage: dict[str, Any] | None
     nano_usd: int
     pricing: str = '{ input = "1", output = "2" }'
+    content: str = "Hello."
 
 
 def tokens(prompt: int, output: int, cached: int | None = None) -> dict[str, Any]:
@@ -257,7 +258,9 @@ CHARGES = (
     Charge("cached tokens without a price", tokens(40, 7, 32), 40_000 + 14_000),
     Charge("everything cached", tokens(40, 7, 40), 10_000 + 14_000, CACHE_PRICES),
     Charge("more cached than sent", tokens(40, 7, 99), 10_000 + 14_000, CACHE_PRICES),
-    Charge("no output", tokens(40, 0), 0),
+    Charge("no output", tokens(40, 0), 0, content=""),
+    Charge("output that is not reported", tokens(40, 0), -1),
+    Charge("a prompt that is not reported", tokens(0, 7), -1),
     Charge("half even, down", tokens(1, 1), 2, '{ input = "0.0005", output = "0.0015" }'),
     Charge("half even, up", tokens(3, 1), 4, '{ input = "0.0005", output = "0.0015" }'),
     Charge("more output than was allowed", tokens(40, 99), 40_000 + 32_000),
@@ -275,10 +278,16 @@ def test_what_a_request_costs(
     """Each line is priced from the reported tokens and rounded once, half to even."""
     if stream_wanted:
         last = [] if row.usage is None else [usage_chunk(row.usage)]
-        events = [delta("", role="assistant"), delta("Hello."), delta(finish="stop"), *last, DONE]
+        events = [
+            delta("", role="assistant"),
+            delta(row.content),
+            delta(finish="stop"),
+            *last,
+            DONE,
+        ]
         upstream.then(stream(events))
     else:
-        upstream.then(answer_json(completion("Hello.", usage=row.usage)))
+        upstream.then(answer_json(completion(row.content, usage=row.usage)))
     with running_gateway(tmp_path, relayed_toml(upstream, pricing=row.pricing)) as gateway:
         key = new_key(gateway, {"usd": "1"})
         answer = chat(gateway, key, "relayed", stream=stream_wanted)
