@@ -81,7 +81,7 @@ class Fleet:
             deadlines=Deadlines(),
             clock=self.clock,
             rng=random.Random(3),
-            guard=SINGLE_USER,
+            guard=lambda: SINGLE_USER,
             report=self._report,
             on_attempt=lambda model, backend, outcome: self.outcomes.update([outcome]),
         )

@@ -22,7 +22,7 @@ class Centre(random.Random):
 
 def breaker(guard: Guard = SINGLE_USER) -> tuple[Breaker, ManualClock]:
     clock = ManualClock()
-    return Breaker(clock, Centre(), guard), clock
+    return Breaker(clock, Centre(), lambda: guard), clock
 
 
 def fail(subject: Breaker, times: int = 1, principal: str = "a", request: int = 1) -> None:
@@ -83,6 +83,18 @@ def test_one_callers_poisonous_request_does_not_open_it() -> None:
     assert subject.state is BreakerState.OPEN
 
 
+def test_a_second_user_is_protected_from_the_first() -> None:
+    """What one caller has done to a server that was its own does not count once it is shared."""
+    guards = [SINGLE_USER]
+    subject = Breaker(ManualClock(), Centre(), lambda: guards[-1])
+    fail(subject, 4)
+    guards.append(Guard())
+    fail(subject, 40)
+    assert subject.state is BreakerState.CLOSED
+    fail(subject, 1, principal="b")
+    assert subject.state is BreakerState.OPEN
+
+
 def test_old_evidence_does_not_help_the_share() -> None:
     """A principal who saw a failure long ago is no witness of today's."""
     subject, clock = breaker(Guard())
@@ -118,7 +130,7 @@ def test_rests_are_spread_by_a_fifth() -> None:
     """Many gateways do not come back in step."""
     rests = set()
     for seed in range(50):
-        subject = Breaker(ManualClock(), random.Random(seed), SINGLE_USER)
+        subject = Breaker(ManualClock(), random.Random(seed), lambda: SINGLE_USER)
         fail(subject, 5)
         rests.add(subject.wait_seconds())
     assert 4.0 <= min(rests) < 4.4

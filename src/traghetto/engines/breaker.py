@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,10 +73,13 @@ SINGLE_USER: Final = Guard(principals_min=1, requests_min=1)
 class Breaker:
     """Decides whether a backend may be called, from how its calls ended."""
 
-    def __init__(self, clock: Clock, rng: random.Random, guard: Guard | None = None) -> None:
+    def __init__(
+        self, clock: Clock, rng: random.Random, guard: Callable[[], Guard] = Guard
+    ) -> None:
+        """`guard` is asked whenever failures may open the breaker: who uses a server changes."""
         self._clock = clock
         self._rng = rng
-        self._guard = guard or Guard()
+        self._guard = guard
         self._counts = SlidingCounts()
         self._evidence: deque[Evidence] = deque(maxlen=_EVIDENCE_MAX)
         """Of the failures since the last success."""
@@ -169,14 +173,14 @@ class Breaker:
         self._evidence.append(evidence)
         self._window_evidence.append((now, evidence))
         self._counts.add(now, 0, 1)
-        if self._consecutive >= CONSECUTIVE_FAILURES and self._guard.accepts(self._evidence):
+        if self._consecutive >= CONSECUTIVE_FAILURES and self._guard().accepts(self._evidence):
             self._open()
             return
         successes, failures = self._counts.totals(now)
         if successes + failures >= WINDOW_CALLS_MIN and failures >= successes:
             while self._window_evidence[0][0] < now - WINDOW_SECONDS:
                 self._window_evidence.popleft()
-            if self._guard.accepts(deque(item for _, item in self._window_evidence)):
+            if self._guard().accepts(deque(item for _, item in self._window_evidence)):
                 self._open()
 
     def _open(self) -> None:

@@ -69,11 +69,11 @@ class ModelPool:
         deadlines: Deadlines,
         clock: Clock,
         rng: random.Random,
-        guard: Guard | None = None,
+        guard: Callable[[], Guard] = Guard,
         report: Report | None = None,
         on_attempt: CountAttempt | None = None,
     ) -> None:
-        """`guard` is `breaker.SINGLE_USER` where a server has one account only."""
+        """`guard` gives `breaker.SINGLE_USER` while a server has one account only."""
         self.model_id: Final = model_id
         self._deadlines = deadlines
         self._clock = clock
