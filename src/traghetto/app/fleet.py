@@ -3,14 +3,19 @@
 It reads models from the configuration, the command line and the servers themselves, and gives each
 its pool. A reload keeps the pool of every model that is served as before: its connections, its
 breakers and a loaded model file stay.
+
+Invariant: a fleet is built whole or not at all; what a refused one had opened is closed again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from prometheus_client import Counter
@@ -28,15 +33,16 @@ from traghetto.catalog.model import (
     UpstreamSource,
     unpriced_model,
 )
+from traghetto.catalog.model_table import is_model_id
 from traghetto.clock import Clock
-from traghetto.engines.breaker import SINGLE_USER
-from traghetto.engines.failures import EngineFailure
+from traghetto.engines.breaker import SINGLE_USER, Guard
+from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaOptions
 from traghetto.engines.openai.backend import OpenAIBackend
 from traghetto.engines.openai.client import HttpClient, read_body
 from traghetto.engines.pool import ModelPool, Replica
-from traghetto.engines.protocols import Deadlines
+from traghetto.engines.protocols import BackendModel, ChatBackend, Deadlines
 from traghetto.engines.simulator.backend import SimulatorBackend, SimulatorOptions
 from traghetto.engines.simulator.faults import Fault, FaultPlan, PlannedFault
 from traghetto.limits.concurrency import Gate
@@ -50,6 +56,8 @@ from traghetto.wire.completion import decode_answer
 SIMULATOR_ID: Final = "simulator"
 DEFAULT_TRAIT: Final = "default"
 LISTING_BYTES_MAX: Final = 1 << 20
+LISTING_SECONDS_MAX: Final = 10.0
+"""An upstream that takes longer to say what it serves is silent."""
 
 EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {})
 
@@ -74,8 +82,6 @@ class Built:
     fleet: Fleet
     models: tuple[Model, ...]
     free_line: str | None
-    missing: tuple[Upstream, ...]
-    """Upstreams of the command line that do not answer."""
 
 
 class FleetBuilder:
@@ -93,37 +99,57 @@ class FleetBuilder:
         self._attempts: dict[tuple[str, str], Counter] = {}
         self._listed: dict[str, list[Model]] = {}
         """What each `--upstream` last said it serves: a silent one keeps its models."""
+        self._silent: set[str] = set()
+        """The upstreams that did not answer when last asked."""
+        self._unusable_ids: dict[str, list[str]] = {}
+        """Model ids of each upstream that nobody could ask for, as the operator was last told."""
         self._served_as: dict[str, _ServedAs] = {}
         """How the pool of each model was made."""
+
+    async def ask(self, upstreams: Sequence[Upstream]) -> tuple[Upstream, ...]:
+        """Have `upstreams` say at once which models they serve; those that stay silent.
+
+        Raises ValueError, with a sentence for the operator, if the key of one is not set.
+        """
+        clients = [self._client(upstream) for upstream in upstreams]
+        failures = await asyncio.gather(*map(self._ask, upstreams, clients))
+        return tuple(
+            upstream for upstream, failed in zip(upstreams, failures, strict=True) if failed
+        )
 
     async def build(self, configuration: Configuration, before: Fleet) -> Built:
         """The fleet of `configuration`; pools and gates of `before` that still fit are kept.
 
         Raises ValueError or OSError, with a sentence for the operator; `before` is then untouched.
         """
-        merged, missing = await self._merged(configuration)
+        merged = self._merged(configuration)
         served_as: dict[str, _ServedAs] = {}
         pools: dict[str, ModelPool] = {}
         models: list[Model] = []
-        for model in Catalog(merged.models).models:
-            way = served_as[model.id] = _served_as(model, configuration.settings)
-            pool = before.pools.get(model.id)
-            if pool is None or self._served_as.get(model.id) != way:
-                replicas = [await self._replica(model, source) for source in model.backends]
-                pool = self._pool(model.id, replicas, way.deadlines) if replicas else None
-            if pool is not None:
-                pools[model.id] = pool
-            models.append(_with_local_context(model, pool))
+        async with AsyncExitStack() as opened:
+            for model in Catalog(merged.models).models:
+                way = served_as[model.id] = _served_as(model, configuration.settings)
+                pool = before.pools.get(model.id)
+                if pool is None or self._served_as.get(model.id) != way:
+                    replicas = []
+                    for source in model.backends:
+                        replicas.append(await self._replica(model, source))
+                        opened.push_async_callback(replicas[-1].backend.aclose)
+                    pool = self._pool(model.id, replicas, way.deadlines) if replicas else None
+                if pool is not None:
+                    pools[model.id] = pool
+                models.append(_with_local_context(model, pool))
+            fleet = Fleet(
+                Catalog(models),
+                pools,
+                {model.id: self._gate(model, before) for model in models},
+                {model.id: _model_headers(model) for model in models},
+            )
+            opened.pop_all()
         for pool in pools.values():
             pool.start()
         self._served_as = served_as
-        fleet = Fleet(
-            Catalog(models),
-            pools,
-            {model.id: self._gate(model, before) for model in models},
-            {model.id: _model_headers(model) for model in models},
-        )
-        return Built(fleet, tuple(models), merged.free_line(), tuple(missing))
+        return Built(fleet, tuple(models), merged.free_line())
 
     async def suggestions(self, configuration: Configuration) -> list[Suggestion]:
         """Model servers on this machine, looked for only where nothing was configured."""
@@ -131,21 +157,18 @@ class FleetBuilder:
             return []
         return await discover(_fetch_models)
 
-    async def _merged(self, configuration: Configuration) -> tuple[Merged, list[Upstream]]:
-        """The models of the file and the command line, and the upstreams that did not answer."""
+    def _merged(self, configuration: Configuration) -> Merged:
+        """The models of the file and the command line, as far as they are known now."""
         found: list[Model] = []
-        missing: list[Upstream] = []
         created = self._clock.utc_ns() // 1_000_000_000
         for upstream in self._launch.upstreams:
-            try:
-                self._listed[upstream.url] = await self._models_of(upstream, created)
-            except EngineFailure as failure:
-                log_event("warn", "upstream_silent", url=upstream.url, reason=failure.reason)
-                missing.append(upstream)
             found += self._listed.get(upstream.url, ())
         found += (
             unpriced_model(
-                path.stem, GgufSource(path), created=created, capabilities=LOCAL_CAPABILITIES
+                _id_of_file(path),
+                GgufSource(path),
+                created=created,
+                capabilities=LOCAL_CAPABILITIES,
             )
             for path in self._launch.gguf_files
         )
@@ -153,16 +176,42 @@ class FleetBuilder:
             found.append(_simulator_model(created))
         if found and not any(DEFAULT_TRAIT in model.traits for model in configuration.models):
             found[0] = replace(found[0], traits=(DEFAULT_TRAIT,))
-        return merge(configuration.models, found), missing
+        return merge(configuration.models, found)
 
-    async def _models_of(self, upstream: Upstream, created: int) -> list[Model]:
-        backend = OpenAIBackend(
-            upstream.name, self._client(upstream), "", clock=self._clock, tokenize=upstream.tokenize
-        )
+    async def _ask(self, upstream: Upstream, client: HttpClient) -> bool:
+        """Take down what one upstream serves; whether it is silent. Only changes are reported."""
+        url = upstream.url
         try:
-            listed = await backend.models()
-        finally:
-            await backend.aclose()
+            listed = await _listing(
+                OpenAIBackend(
+                    upstream.name, client, "", clock=self._clock, tokenize=upstream.tokenize
+                )
+            )
+        except EngineFailure as failure:
+            if url not in self._silent:
+                self._silent.add(url)
+                log_event("warn", "upstream_silent", url=url, reason=failure.reason)
+            return True
+        if url in self._silent:
+            self._silent.remove(url)
+            log_event("info", "upstream_answers", url=url)
+        self._listed[url] = self._usable(upstream, listed)
+        return False
+
+    def _usable(self, upstream: Upstream, listed: Sequence[BackendModel]) -> list[Model]:
+        """The listed models that can be asked for under their ids, which go into headers too."""
+        texts = [model for model in listed if model.type == "text"]
+        unusable = [model.id for model in texts if not is_model_id(model.id)]
+        if unusable and unusable != self._unusable_ids.get(upstream.url):
+            log_event(
+                "warn",
+                "model_ids_unusable",
+                url=upstream.url,
+                upstream_model=ascii(unusable[0]),
+                count=len(unusable),
+            )
+        self._unusable_ids[upstream.url] = unusable
+        created = self._clock.utc_ns() // 1_000_000_000
         return [
             unpriced_model(
                 model.id,
@@ -171,8 +220,8 @@ class FleetBuilder:
                 context_tokens=model.context_tokens,
                 capabilities=_capabilities(model.capabilities),
             )
-            for model in listed
-            if model.type == "text"
+            for model in texts
+            if is_model_id(model.id)
         ]
 
     def _gate(self, model: Model, before: Fleet) -> Gate:
@@ -197,10 +246,13 @@ class FleetBuilder:
             deadlines=deadlines,
             clock=self._clock,
             rng=self._random,
-            guard=SINGLE_USER if self._count_accounts() <= 1 else None,
+            guard=self._guard,
             report=_report,
             on_attempt=self._count_attempt,
         )
+
+    def _guard(self) -> Guard:
+        return SINGLE_USER if self._count_accounts() <= 1 else Guard()
 
     async def _replica(self, model: Model, source: BackendSource) -> Replica:
         if isinstance(source, UpstreamSource):
@@ -268,6 +320,26 @@ def _served_as(model: Model, settings: Settings) -> _ServedAs:
         model.total_seconds or settings.total_seconds,
     )
     return _ServedAs(model.backends, model.context_tokens, deadlines)
+
+
+async def _listing(backend: ChatBackend) -> list[BackendModel]:
+    """What a server says that it serves; raises EngineFailure, TIMED_OUT if it takes too long."""
+    try:
+        async with asyncio.timeout(LISTING_SECONDS_MAX):
+            return await backend.models()
+    except TimeoutError:
+        raise EngineFailure(FailureKind.TIMED_OUT, "no list of models in time") from None
+    finally:
+        await backend.aclose()
+
+
+def _id_of_file(path: Path) -> str:
+    if not is_model_id(path.stem):
+        raise ValueError(
+            f"{path}: its name cannot be a model id; rename it, or give it an `id` in a "
+            '`[[models]]` table with engine = "llama"'
+        )
+    return path.stem
 
 
 def _simulator_model(created: int) -> Model:

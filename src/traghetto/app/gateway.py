@@ -7,9 +7,9 @@ application. Nothing here is touched per request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from traghetto.accounts.administration import Administration
@@ -23,17 +23,19 @@ from traghetto.catalog.config_file import Configuration
 from traghetto.catalog.discovery import Suggestion
 from traghetto.catalog.model import Model
 from traghetto.clock import Clock, SystemClock
+from traghetto.endpoints.spec import Endpoint
 from traghetto.endpoints.table import endpoint_table
+from traghetto.engines.pool import ModelPool
 from traghetto.errors import ErrorStyle
 from traghetto.http.dispatch import Dispatch, EdgeServices, Readiness
 from traghetto.ledger.book import Book, day_window
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.rates import RateLimiter
 from traghetto.pipeline.exchange import Exchange
-from traghetto.pipeline.services import Fleet, Services
+from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import require_admin
 from traghetto.pipeline.stages.receive import BodiesInFlight
-from traghetto.settings import Settings
+from traghetto.settings import Settings, Upstream
 from traghetto.storage.connector import Store
 from traghetto.storage.sqlite import SqliteStore
 from traghetto.telemetry import Metrics, configure_logging, log_event
@@ -41,7 +43,6 @@ from traghetto.wire.schema import validator_for
 
 SWEEP_SECONDS: Final = 5.0
 UPSTREAM_RETRY_SECONDS: Final = 5.0
-RETIRE_POLL_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,15 @@ class Gateway:
         self._clock = clock
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
+        """The requests under way; a pool is closed only after those that may know it."""
+        self._retired: set[ModelPool] = set()
+        """Pools that no new request meets, not closed yet."""
         self._reloading = asyncio.Lock()
+        self._configuration = Configuration(settings)
+        """The last one that was accepted."""
+        self._seeking: asyncio.Task[None] | None = None
+        """Waits for the upstreams that do not answer."""
         self.metrics = Metrics()
         self.stopped = asyncio.Event()
         """Set when the books can no longer be trusted: the process must end."""
@@ -99,7 +108,7 @@ class Gateway:
             fleet=EMPTY_FLEET,
         )
         self.dispatch = Dispatch(
-            endpoint_table(self.services),
+            [self._noted(endpoint) for endpoint in endpoint_table(self.services)],
             EdgeServices(
                 clock=clock,
                 metrics=self.metrics,
@@ -118,13 +127,13 @@ class Gateway:
         if recovery.durable is not None:
             await recovery.durable
             log_event("warn", "holds_recovered", count=recovery.holds_voided)
+        silent = await self._builder.ask(self._launch.upstreams)
         built = await self._builder.build(configuration, EMPTY_FLEET)
+        self._serve(configuration, built)
+        self._seek(silent)
         suggestions = await self._builder.suggestions(configuration)
-        self._serve(built)
         self._spawn(self._sweep_holds())
-        warnings = [
-            f"{upstream.url} does not answer yet; its models follow" for upstream in built.missing
-        ]
+        warnings = [f"{upstream.url} does not answer yet; its models follow" for upstream in silent]
         if settings.durability == "normal":
             warnings.append(
                 'durability = "normal": a power cut can lose the last charges; "full" cannot'
@@ -140,7 +149,7 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pool in self.services.fleet.pools.values():
+        for pool in (*self.services.fleet.pools.values(), *self._retired):
             await pool.aclose()
         await self._store.aclose()
 
@@ -156,26 +165,54 @@ class Gateway:
         """
         async with self._reloading:
             try:
-                built = await self._builder.build(self._launch.configuration(), self.services.fleet)
+                configuration = self._launch.configuration()
+                configuration.check_hold_seconds(self.services.settings.hold_seconds_max)
+                silent = await self._builder.ask(self._launch.upstreams)
+                built = await self._builder.build(configuration, self.services.fleet)
             except (OSError, ValueError) as refusal:
                 log_event("error", "reload_refused", reason=str(refusal))
                 return
-            retired = self.services.fleet
-            self._serve(built)
+            self._serve(configuration, built)
+            self._seek(silent)
             log_event("info", "reloaded", count=len(built.models))
-            self._spawn(self._retire(retired, built.fleet))
 
-    def _serve(self, built: Built) -> None:
-        self.services.fleet = built.fleet
-        if built.missing:
-            self._spawn(self._retry_upstreams())
+    def _serve(self, configuration: Configuration, built: Built) -> None:
+        """New requests meet the fleet that was built; pools it has not kept are closed later."""
+        before, self.services.fleet = self.services.fleet, built.fleet
+        self._configuration = configuration
+        retired = set(before.pools.values()) - set(built.fleet.pools.values())
+        if retired:
+            self._retired |= retired
+            self._spawn(self._retire(retired))
+
+    def _seek(self, silent: Sequence[Upstream]) -> None:
+        """From now on try `silent` upstreams again, and no others."""
+        if self._seeking is not None:
+            self._seeking.cancel()
+        self._seeking = self._spawn(self._await_upstreams(silent)) if silent else None
 
     # Background work
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _noted(self, endpoint: Endpoint) -> Endpoint:
+        """`endpoint`, its requests kept in `_requests` while they run."""
+        requests, handle = self._requests, endpoint.handle
+
+        async def noted(exchange: Exchange, parameter: str) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            requests.add(task)
+            try:
+                await handle(exchange, parameter)
+            finally:
+                requests.discard(task)
+
+        return replace(endpoint, handle=noted)
 
     async def _sweep_holds(self) -> None:
         while True:
@@ -183,19 +220,41 @@ class Gateway:
             if swept := self.book.sweep():
                 log_event("error", "holds_expired", count=swept)
 
-    async def _retry_upstreams(self) -> None:
-        """Try silent upstreams again until a reload finds them."""
-        await asyncio.sleep(UPSTREAM_RETRY_SECONDS)
-        await self.reload()
+    async def _await_upstreams(self, silent: Sequence[Upstream]) -> None:
+        """Ask `silent` upstreams again until all have answered; serve what they list.
 
-    async def _retire(self, old: Fleet, new: Fleet) -> None:
-        """Close the pools that a new fleet has not kept, once their last request has ended."""
-        kept = set(map(id, new.pools.values()))
-        for pool in old.pools.values():
-            if id(pool) not in kept:
-                while any(member.outstanding for member in pool.members):  # noqa: ASYNC110 - rare
-                    await asyncio.sleep(RETIRE_POLL_SECONDS)
-                await pool.aclose()
+        The configuration stays the one that was last accepted: a file that was edited meanwhile
+        waits for the operator's reload, which also ends this task.
+        """
+        while silent:
+            await asyncio.sleep(UPSTREAM_RETRY_SECONDS)
+            async with self._reloading:
+                still_silent = await self._builder.ask(silent)
+                if still_silent != silent:
+                    await self._rebuild()
+                silent = still_silent
+
+    async def _rebuild(self) -> None:
+        configuration = self._configuration
+        try:
+            built = await self._builder.build(configuration, self.services.fleet)
+        except (OSError, ValueError) as refusal:
+            log_event("error", "models_refused", reason=str(refusal))
+            return
+        self._serve(configuration, built)
+        log_event("info", "models_found", count=len(built.models))
+
+    async def _retire(self, pools: set[ModelPool]) -> None:
+        """Close pools that a new fleet has not kept, once every request from before has ended.
+
+        Whether a request uses a pool cannot be asked of the pool: it may still be counting tokens
+        or waiting for a place, and will call the pool later.
+        """
+        if self._requests:
+            await asyncio.wait(set(self._requests))
+        for pool in pools:
+            await pool.aclose()
+            self._retired.discard(pool)
 
     def _stop(self, reason: str) -> None:
         log_event("error", "store_broken", reason=reason)

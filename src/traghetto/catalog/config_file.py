@@ -17,7 +17,13 @@ from traghetto.catalog.catalog import Catalog, NameTaken
 from traghetto.catalog.model import Model
 from traghetto.catalog.model_table import model_of
 from traghetto.catalog.toml_lines import TomlLines
-from traghetto.settings import Origin, SettingInvalid, Settings, build_settings
+from traghetto.settings import (
+    Origin,
+    SettingInvalid,
+    Settings,
+    build_settings,
+    outlives_hold,
+)
 
 CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024
 _SYNTAX_LINE: Final = re.compile(r" \(at line (\d+), column \d+\)$")
@@ -33,6 +39,17 @@ class Configuration:
 
     settings: Settings
     models: tuple[Model, ...] = ()
+
+    def check_hold_seconds(self, running: int) -> None:
+        """Refuse what needs longer holds than those of a gateway that is `running` already.
+
+        Raises ConfigInvalid: deadlines take effect in a reload, the length of holds does not.
+        """
+        longest = max(
+            self.settings.total_seconds, *(model.total_seconds or 0.0 for model in self.models), 0.0
+        )
+        if problem := outlives_hold(longest, running):
+            raise ConfigInvalid(f"{problem}: `hold_seconds_max` changes at the next start only")
 
 
 def read_configuration(
@@ -88,6 +105,9 @@ def _configuration(
                 ("models", index),
                 f"nothing serves model {model.id!r}; name `upstreams`, or an `engine`",
             )
+        problem = outlives_hold(model.total_seconds or 0.0, settings.hold_seconds_max)
+        if problem is not None:
+            raise SettingInvalid(("models", index, "total_seconds"), problem)
         models.append(model)
     try:
         Catalog(models)

@@ -6,6 +6,7 @@ writes down has a price, because a forgotten one would give work away.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -41,6 +42,8 @@ from traghetto.settings import (
 from traghetto.wire.capabilities import Capabilities
 
 TablePath = tuple[str | int, ...]
+
+_MODEL_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z"
 
 _Count = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -90,7 +93,7 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     id: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$",
+            pattern=_MODEL_ID,
             description="The public name.",
         ),
     ]
@@ -172,6 +175,11 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     total_seconds: Annotated[
         _Seconds | None, Meta(description="As the setting of that name, for this model.")
     ] = None
+
+
+def is_model_id(text: str) -> bool:
+    """Whether a model may be called `text`, which then stands in paths and headers."""
+    return text not in _RESERVED_IDS and re.match(_MODEL_ID, text) is not None
 
 
 def model_of(

@@ -7,6 +7,7 @@ from traghetto.settings.fields import (
     SizeClass,
     Upstream,
     default_data_dir,
+    outlives_hold,
 )
 from traghetto.settings.invalid import (
     Origin,
@@ -39,6 +40,7 @@ __all__ = [
     "dotted",
     "environment_name",
     "flag_name",
+    "outlives_hold",
     "setting_rows",
     "table_rows",
     "unknown_name",

@@ -25,6 +25,10 @@ from traghetto.settings.invalid import SettingInvalid
 _DAY: Final = 86_400
 _Positive = Annotated[int, Meta(ge=1)]
 
+HOLD_SECONDS_MAX: Final = 900
+SETTLE_SECONDS: Final = 10.0
+"""Time that a hold must have left when its answer is given up, so that it can be settled."""
+
 SizeClass = Literal["xs", "s", "m", "l", "image", "audio", "embedding", "none"]
 """Which row of the rate limit table holds for a model; `none` has no limit."""
 
@@ -53,7 +57,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
             description="How models, logs, metrics and health name it.",
         ),
     ]
@@ -199,11 +203,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hold_seconds_max: Annotated[
         int,
         Meta(ge=60, le=_DAY, description="Life of a hold on funds, and of a stream, in seconds."),
-    ] = 900
-    crash_policy: Annotated[
-        Literal["void"],
-        Meta(description="What becomes of the holds of a crashed gateway: `void` frees them."),
-    ] = "void"
+    ] = HOLD_SECONDS_MAX
 
     first_event_seconds: Annotated[
         float, Meta(gt=0, le=_DAY, description="Deadline of a stream's first event, in seconds.")
@@ -234,16 +234,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for network in self.trusted_proxies:
             try:
-                ipaddress.ip_network(network, strict=False)
-            except ValueError:
-                raise SettingInvalid(("trusted_proxies",), f"not a network: {network!r}") from None
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise SettingInvalid(("trusted_proxies",), f"not a network: {error}") from None
         for origin in self.cors_origins:
             parts = urllib.parse.urlsplit(origin)
             if origin != "*" and not (parts.scheme and parts.netloc and not parts.path):
                 raise SettingInvalid(("cors_origins",), f"not an origin: {origin!r}")
+        if problem := outlives_hold(self.total_seconds, self.hold_seconds_max):
+            is_default = self.hold_seconds_max == HOLD_SECONDS_MAX
+            raise SettingInvalid(("total_seconds" if is_default else "hold_seconds_max",), problem)
         names = [upstream.name for upstream in self.upstreams]
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise SettingInvalid(
                     ("upstreams", index, "name"), f"{name!r} is the name of another upstream"
                 )
+
+
+def outlives_hold(total_seconds: float, hold_seconds_max: int) -> str | None:
+    """Why no answer may take `total_seconds`; None where its hold on funds lasts long enough."""
+    if total_seconds + SETTLE_SECONDS <= hold_seconds_max:
+        return None
+    return (
+        f"an answer may take {total_seconds:g} s (`total_seconds`), but its hold on funds lasts "
+        f"{hold_seconds_max} s (`hold_seconds_max`) and has to last {SETTLE_SECONDS:g} s longer"
+    )

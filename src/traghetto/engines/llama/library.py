@@ -32,7 +32,7 @@ _SOCKET_PATH_BYTES_MAX: Final = 100
 Chunk = dict[str, Any]
 
 
-class LlamaLoadFailure(Exception):
+class LlamaLoadFailure(ValueError):
     """A model could not be loaded; the text tells the operator what to do."""
 
 
