@@ -83,6 +83,11 @@ def test_unknown_key_is_refused_with_the_nearest():
         ),
         ({"rate_limits": {"xxl": {}}}, {}, {}, "rate_limits.xxl: unknown key"),
         ({"trusted_proxies": ["10.0.0.0/99"]}, {}, {}, "not a network"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, {}, {}, "10.0.0.1/8 has host bits set"),
+        ({"total_seconds": 891}, {}, {}, "total_seconds: an answer may take 891 s"),
+        ({}, {}, {"hold_seconds_max": "600"}, "option --hold-seconds-max: an answer may take 600"),
+        ({"upstreams": [{"name": "a\n", "url": "http://x"}]}, {}, {}, "upstreams[0].name"),
+        ({"crash_policy": "void"}, {}, {}, "crash_policy: unknown key"),
         ({"cors_origins": ["example.com"]}, {}, {}, "not an origin"),
         ({"drain_seconds_max": Decimal("nan")}, {}, {}, "drain_seconds_max: Expected"),
         ({}, {"TRAGHETTO_PORT": "x"}, {}, "environment variable TRAGHETTO_PORT: Expected `int`"),
@@ -142,3 +147,13 @@ def test_limits_have_units(row):
     if row.kind in {"integer", "number"}:
         counted = ("port", "_count_max", "connections", "requests_max", "depth_max", "nodes_max")
         assert "bytes" in row.name or "seconds" in row.name or any(c in row.name for c in counted)
+
+
+def test_a_kind_is_that_of_the_value_however_it_is_bounded():
+    """Bounds and an optional value do not hide that it is a number."""
+    assert {row.kind for row in table_rows(RateNumbers)} == {"integer"}
+
+
+def test_an_answer_may_end_just_before_its_hold():
+    """The longest deadline leaves time to settle; queueing comes before the hold."""
+    assert build_settings({"total_seconds": 890}).total_seconds == 890

@@ -67,10 +67,15 @@ def hints_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _members(hint: Any) -> tuple[Any, ...]:
     """The alternatives of an annotation, without `Annotated` and None."""
-    bare = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    bare = _bare(hint)
     if typing.get_origin(bare) in {typing.Union, types.UnionType}:
-        return tuple(arm for arm in typing.get_args(bare) if arm is not type(None))
+        return tuple(_bare(arm) for arm in typing.get_args(bare) if arm is not type(None))
     return (bare,)
+
+
+def _bare(hint: Any) -> Any:
+    """An annotation without the `Annotated` around it."""
+    return typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
