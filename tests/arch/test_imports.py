@@ -2,8 +2,17 @@
 
 import subprocess
 import sys
+import tomllib
 
-from support.repository import ROOT
+import pytest
+
+from support.repository import ROOT, SOURCE
+
+EXEMPT = {
+    "Only storage imports a database driver": {"storage"},
+    "Only the edge imports the web framework": {"http"},
+}
+"""Who may do what a contract forbids."""
 
 
 def test_import_contracts_hold() -> None:
@@ -14,6 +23,17 @@ def test_import_contracts_hold() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", EXEMPT)
+def test_a_contract_holds_for_everybody_but_those_who_are_exempt(name: str) -> None:
+    """A package that is added later does not escape a contract by not being listed in it."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    (bound,) = (contract["source_modules"] for contract in contracts if contract["name"] == name)
+    members = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    members -= {"__init__", "__pycache__"}
+    assert set(bound) == {f"traghetto.{member}" for member in members - EXEMPT[name]}
 
 
 def test_command_line_loads_no_server() -> None:
