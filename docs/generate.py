@@ -18,6 +18,7 @@ from traghetto.catalog.model_table import ModelTable
 from traghetto.cli import root
 from traghetto.cli.errors import counts_as_failed, error_facts
 from traghetto.errors import Adjunct, Code, ErrorCode, Shape, row_of
+from traghetto.limits.rates import TIERS
 from traghetto.settings import RateNumbers, SettingRow, Upstream, setting_rows, table_rows
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -97,7 +98,26 @@ Every model that is written down has a price; `0` is a price. An amount is a dec
 best written as a string.
 {_member_table(table_rows(ModelTable))}
 ## `[rate_limits.CLASS]`: own limits of a size class
-{_member_table(table_rows(RateNumbers))}"""
+{_member_table(table_rows(RateNumbers))}
+Own numbers replace these, which hold for an account and a model in 60 seconds:
+
+{_rate_table()}"""
+
+
+def _rate_table() -> str:
+    """The built-in limits, by size class and tier."""
+    columns = [(tier, member) for tier in TIERS for member in ("requests", "tokens")]
+    headers = ["Class", *(f"{member.capitalize()}, {tier}" for tier, member in columns)]
+    rows = [
+        [f"`{size}`"]
+        + [_limit(getattr(TIERS[tier][size], f"{member}_per_minute")) for tier, member in columns]
+        for size in TIERS["standard"]
+    ]
+    return _table(headers, rows)
+
+
+def _limit(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
 
 
 def _member_table(rows: Iterable[SettingRow]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.repository import ROOT
+from traghetto.settings import setting_rows
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -39,3 +40,27 @@ def test_links_lead_somewhere(path: Path) -> None:
     quoted = re.findall(r"`((?:src|docs|tests|scripts|spec|benchmarks)/[\w./-]+)`", text)
     missing += [name for name in quoted if not (ROOT / name).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_number_beside_a_setting_is_its_default(path: Path) -> None:
+    """Where a text says "(`name`, 30)" or "`name` (30)", the gateway does so unless told otherwise."""
+    defaults = {row.name: row.default for row in setting_rows()}
+    said = re.findall(r"`(\w+)`(?:, | \()(\d[\d,.]*)\)", path.read_text())
+    wrong = [
+        (name, number)
+        for name, number in said
+        if name in defaults and float(number.replace(",", "")) != float(defaults[name])
+    ]
+    assert wrong == []
+
+
+def test_the_number_of_packages_is_said_once_and_right() -> None:
+    """ARCHITECTURE.md counts what `requirements.txt` pins; no other text repeats it."""
+    pinned = re.findall(r"^[\w.-]+==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    said = {
+        (path.name, int(number))
+        for path in DOCUMENTS
+        for number in re.findall(r"\b(\d+) packages", path.read_text())
+    }
+    assert said == {("ARCHITECTURE.md", len(pinned))}
