@@ -23,9 +23,10 @@ from traghetto.cli.keys import keys
 from traghetto.cli.ledger import ledger
 from traghetto.clock import ManualClock, SystemClock
 from traghetto.ledger.book import Book
+from traghetto.ledger.verify import verify
 from traghetto.ledger.windows import day_window
 from traghetto.storage.connector import Store
-from traghetto.storage.facts import FUNDS
+from traghetto.storage.facts import FUNDS, EntryKind
 from traghetto.storage.memory import MemoryDisk, MemoryStore
 from traghetto.storage.sqlite import SqliteStore
 
@@ -110,6 +111,17 @@ def test_operations_change_what_they_say() -> None:
         ("accounts.create", {"name": "acme\x00"}, "matching regex"),
         ("accounts.create", {"name": "line\n"}, "matching regex"),
         ("keys.revoke", {"key": "nothing"}, "keys list"),
+        ("ledger.adjust", {"account": "acme", "usd": "1"}, "required field `reason`"),
+        ("ledger.adjust", {"account": "acme", "usd": "1", "reason": " "}, "matching regex"),
+        ("ledger.adjust", {"account": "acme", "reason": "x"}, "either `usd` or `diem`"),
+        (
+            "ledger.adjust",
+            {"account": "acme", "usd": "1", "diem": "1", "reason": "x"},
+            "either `usd` or `diem`",
+        ),
+        ("ledger.adjust", {"account": "acme", "usd": "0", "reason": "x"}, "an amount"),
+        ("ledger.adjust", {"account": "acme", "diem": "1", "reason": "x"}, "no DIEM today"),
+        ("ledger.adjust", {"account": "nobody", "usd": "1", "reason": "x"}, "accounts list"),
     ],
 )
 def test_a_refusal_is_a_sentence_and_changes_nothing(
@@ -127,6 +139,27 @@ def test_a_refusal_is_a_sentence_and_changes_nothing(
             await admin.perform(operation, arguments)
         await store.aclose()
         assert disk.load("E:2026-01-01") == before
+
+    asyncio.run(run())
+
+
+def test_an_adjustment_corrects_either_currency_and_says_why() -> None:
+    """Up or down, as an entry with its reason; beyond what is owned, because it tells the truth."""
+
+    async def run() -> None:
+        disk = MemoryDisk()
+        admin = administer(MemoryStore(disk))
+        await admin.perform("accounts.create", {"name": "acme", "usd": "1", "diem": "2"})
+
+        async def adjust(**arguments: str) -> Any:
+            return await admin.perform("ledger.adjust", {"account": "acme", **arguments})
+
+        assert (await adjust(usd="-1.25", reason="paid twice")).usd == "-0.25"
+        assert (await adjust(usd="0.5", reason="a gift")).usd == "0.25"
+        assert (await adjust(diem="-0.5", reason="an outage")).diem == "1.5"
+        reasons = [entry.reason for entry in disk.entries() if entry.kind is EntryKind.ADJUST]
+        assert reasons == ["paid twice", "a gift", "an outage"]
+        assert not verify(disk).differences
 
     asyncio.run(run())
 
@@ -275,7 +308,25 @@ def test_commands_work_with_and_without_a_gateway(data_dir: Path) -> None:
     command(keys, data_dir, "revoke", shown["id"])
     assert command(keys, data_dir, "list", "--account", "acme") == []
     assert [row["name"] for row in command(accounts, data_dir, "list")] == ["default", "acme"]
+    adjusted = command(
+        ledger, data_dir, "adjust", "default", "--usd", "-0.5", "--reason", "paid twice"
+    )
+    assert adjusted["usd"] == "2"
     assert command(ledger, data_dir, "verify")["differences"] == []
+
+
+def test_an_adjustment_without_a_reason_or_with_two_amounts_is_not_understood(
+    data_dir: Path,
+) -> None:
+    """The command says what is missing, before it touches the books."""
+    refused = command(ledger, data_dir, "adjust", "default", "--usd", "1", status=2)
+    assert "--reason" in refused
+    both = ("--usd", "1", "--diem", "1")
+    for amounts in ((), both):
+        refused = command(
+            ledger, data_dir, "adjust", "default", *amounts, "--reason", "x", status=2
+        )
+        assert "--usd or --diem" in refused
 
 
 def test_commands_refuse_in_sentences(data_dir: Path) -> None:
@@ -334,6 +385,11 @@ def test_people_get_tables(data_dir: Path) -> None:
     assert created.stdout.count("\n") == 1
     listed = runner.invoke(keys, ["list", "--data-dir", str(data_dir)])
     assert listed.stdout.count("\n") == 3
+    adjusted = runner.invoke(
+        ledger,
+        ["adjust", "default", "--usd", "-1", "--reason", "x", "--data-dir", str(data_dir)],
+    )
+    assert adjusted.stdout == "default now has -1 USD\n"
     verified = runner.invoke(ledger, ["verify", "--data-dir", str(data_dir)])
     assert verified.stdout.startswith("0 differences")
 

@@ -259,3 +259,23 @@ def test_lines_survive_everything_toml_allows():
         ("nothing",): 1,
     }
     assert {path: lines.line_of(path) for path in expected} == expected
+
+
+def test_deadlines_fit_into_the_hold(tmp_path):
+    """A model whose answers could outlive their holds is refused at the line that says so."""
+    model = '[[models]]\nid = "m"\nengine = "simulator"\npricing = { input = "0", output = "0" }\n'
+    text = "hold_seconds_max = 700\n\n" + model + "total_seconds = {}\n"
+    assert refused(tmp_path, text.format(691)).startswith(
+        "traghetto.toml:7: models[0].total_seconds: an answer may take 691 s"
+    )
+    assert read(tmp_path, text.format(690)).models[0].total_seconds == 690
+    assert refused(tmp_path, "\ntotal_seconds = 900\n").startswith("traghetto.toml:2:")
+    assert refused(tmp_path, "\nhold_seconds_max = 605\n").startswith("traghetto.toml:2:")
+
+
+def test_an_id_ends_where_its_line_ends(tmp_path):
+    """A line break at the end of an id would be one in a header."""
+    model = (
+        '[[models]]\nid = "m\\n"\nengine = "simulator"\npricing = { input = "0", output = "0" }\n'
+    )
+    assert refused(tmp_path, model).startswith("traghetto.toml:2: models[0].id")

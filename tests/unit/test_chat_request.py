@@ -534,3 +534,34 @@ def test_any_body_is_a_request_or_a_refusal(
         msgspec.json.encode([error.details, error.issues])
     assert code in {None, ErrorCode.INVALID_REQUEST}
     assert body == before
+
+
+@pytest.mark.parametrize(
+    ("members", "path", "sentence"),
+    [
+        (
+            {"tool_choice": "required"},
+            ["tool_choice"],
+            "tool_choice is only allowed when tools are specified",
+        ),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": {"type": "function", "function": {"name": "another"}},
+            },
+            ["tool_choice", "function", "name"],
+            "tool_choice names a function that is not in tools",
+        ),
+    ],
+)
+def test_a_choice_among_tools_that_are_not_there_is_refused(
+    members: dict[str, Any], path: list[str], sentence: str
+) -> None:
+    """A model could not obey it, and the caller would wait for a call that never comes."""
+    assert refused(**members) == [(path, sentence)]
+
+
+def test_a_choice_that_asks_for_nothing_needs_no_tools() -> None:
+    """Clients send `auto` or `none` always."""
+    for choice in ("auto", "none"):
+        assert parse(tool_choice=choice).body["messages"]

@@ -47,11 +47,15 @@ MEMBERS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("namespace", {"tools": [{"type": "namespace", "name": "x"}, NESTED]}, {"tools": [NESTED]}),
     ("choice", {"tool_choice": {"type": "auto"}}, {"tool_choice": "auto"}),
-    ("any", {"tool_choice": {"type": "any"}}, {"tool_choice": "required"}),
+    (
+        "any",
+        {"tool_choice": {"type": "any"}, "tools": [NESTED]},
+        {"tool_choice": "required", "tools": [NESTED]},
+    ),
     (
         "named choice",
-        {"tool_choice": {"type": "tool", "name": "f"}},
-        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tool_choice": {"type": "tool", "name": "f"}, "tools": [NESTED]},
+        {"tool_choice": {"type": "function", "function": {"name": "f"}}, "tools": [NESTED]},
     ),
 ]
 

@@ -14,8 +14,7 @@ from typing import Any, Final
 from traghetto.catalog.catalog import Catalog
 from traghetto.catalog.listing import encode
 from traghetto.catalog.model import ModelType
-from traghetto.errors import ApiError, ErrorCode
-from traghetto.wire import messages
+from traghetto.errors import ApiError, ErrorCode, sentences
 from traghetto.wire.zod import refusal
 
 ALL_PRIVACIES: Final = "ALL"
@@ -97,18 +96,18 @@ def _not_in_union(received: str, enums: Sequence[Sequence[str]]) -> ApiError:
         "code": "invalid_union",
         "unionErrors": errors,
         "path": ["type"],
-        "message": messages.INVALID_UNION,
+        "message": sentences.INVALID_UNION,
     }
     return refusal([issue])
 
 
 def _enum_issue(received: str, options: Sequence[str]) -> dict[str, Any]:
-    shown = received[: messages.ECHO_CHARACTERS_MAX]
+    shown = received[: sentences.ECHO_CHARACTERS_MAX]
     expected = " | ".join(f"'{option}'" for option in options)
     return {
         "code": "invalid_enum_value",
         "options": list(options),
         "received": shown,
         "path": ["type"],
-        "message": messages.NOT_IN_ENUM.format(expected=expected, received=shown),
+        "message": sentences.NOT_IN_ENUM.format(expected=expected, received=shown),
     }

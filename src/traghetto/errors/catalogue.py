@@ -5,8 +5,9 @@ message and log level, byte for byte). `Adjunct` holds every other wording of th
 that do not exist, refusals of the HTTP parser, and the plain texts that the contract gives for
 particular cases of a published code (`of` names that code).
 
-Invariants: no status number and no client-visible sentence exists outside this module, and the
-name of a row never changes, because `x-error-code` and the logs carry it.
+Invariants: no status number and no client-visible sentence exists outside this module (the
+sentences that say what is wrong with one member of a body stand beside it, in `sentences`), and
+the name of a row never changes, because `x-error-code` and the logs carry it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from traghetto.errors import Adjunct, ApiError
-from traghetto.wire import messages as sentences
+from traghetto.errors import Adjunct, ApiError, sentences
 from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.features import NO_PARTS, Feature, Parts, count_parts, too_many
 from traghetto.wire.rewrite import rewrite
@@ -183,6 +182,7 @@ def parse_chat(body: dict[str, Any], suffix: dict[str, Any]) -> ChatRequest:
     for name in _INTEGERS:
         if name in engine_body:
             engine_body[name] = int(engine_body[name])  # JSON has 16.0 for 16
+    _check_tool_choice(body)
     engine_body["messages"], texts, parts = _parse_messages(body["messages"], uses)
     text_bytes, template_bytes = len(msgspec.json.encode(texts)), TEMPLATE_BYTES
     if body.get("tools"):
@@ -325,6 +325,21 @@ def _without_marker(part: dict[str, Any]) -> dict[str, Any]:
 def _without_images(message: dict[str, Any]) -> dict[str, Any]:
     left = [part for part in message["content"] if part["type"] != "image_url"]
     return {**message, "content": left or ""}
+
+
+def _check_tool_choice(body: dict[str, Any]) -> None:
+    """Raise INVALID_REQUEST if `tool_choice` asks for a tool that was not offered."""
+    choice = body.get("tool_choice", "none")
+    if choice == "none" or (choice == "auto" and "tools" not in body):
+        return
+    tools = body.get("tools")
+    if not tools:
+        raise refusal([custom_issue(("tool_choice",), sentences.TOOL_CHOICE_WITHOUT_TOOLS)])
+    if isinstance(choice, dict):
+        offered = {tool["function"]["name"] for tool in tools if "function" in tool}
+        if choice["function"]["name"] not in offered:
+            path = ("tool_choice", "function", "name")
+            raise refusal([custom_issue(path, sentences.TOOL_CHOICE_UNKNOWN)])
 
 
 def _parse_tools(

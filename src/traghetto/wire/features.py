@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from traghetto.wire import messages as sentences
+from traghetto.errors import sentences
 from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.zod import Issue, Path, custom_issue, refusal
 

@@ -23,9 +23,8 @@ from typing import Any, Final
 
 import msgspec
 
-from traghetto.errors import ApiError, invalid_request
-from traghetto.wire import messages
-from traghetto.wire.messages import ECHO_CHARACTERS_MAX
+from traghetto.errors import ApiError, invalid_request, sentences
+from traghetto.errors.sentences import ECHO_CHARACTERS_MAX
 from traghetto.wire.schema import FORMATS, Schema, Validator
 
 Issue = dict[str, Any]
@@ -36,8 +35,8 @@ BRANCH_ISSUES_MAX: Final = 10
 STEPS_MAX: Final = 20_000
 
 _FORMAT_ISSUES: Final = {
-    "uri": ("url", messages.INVALID_URL),
-    "date-time": ("datetime", messages.INVALID_DATE_TIME),
+    "uri": ("url", sentences.INVALID_URL),
+    "date-time": ("datetime", sentences.INVALID_DATE_TIME),
 }
 
 
@@ -65,7 +64,7 @@ def issues_of(validator: Validator, value: Any) -> list[Issue]:
     if walk.issues:
         return walk.issues
     paths = dict.fromkeys(validator.failing_paths(value, ISSUES_MAX))
-    return [custom_issue(_bounded(path), messages.INVALID_UNION) for path in paths]
+    return [custom_issue(_bounded(path), sentences.INVALID_UNION) for path in paths]
 
 
 def details_of(issues: list[Issue]) -> dict[str, Any]:
@@ -155,32 +154,32 @@ class _Walk:
         received = kind
         if kind == "number" and expected == "number":  # the value is one, but not an integer
             expected, received = "integer", "float"
-        text = messages.WRONG_TYPE.format(expected=expected, received=received)
+        text = sentences.WRONG_TYPE.format(expected=expected, received=received)
         self._add("invalid_type", path, text, expected=expected, received=received)
 
     def _enumeration(self, members: list[Any], value: Any, kind: str, path: Path) -> None:
         options = [member for member in members if member is not None]
         if len(options) == 1:
             expected = options[0]
-            text = messages.NOT_THE_LITERAL.format(expected=msgspec.json.encode(expected).decode())
+            text = sentences.NOT_THE_LITERAL.format(expected=msgspec.json.encode(expected).decode())
             self._add("invalid_literal", path, text, expected=expected, received=_echo(value, kind))
         elif kind == "string":
             received = value[:ECHO_CHARACTERS_MAX]
-            text = messages.NOT_IN_ENUM.format(expected=_joined(options), received=received)
+            text = sentences.NOT_IN_ENUM.format(expected=_joined(options), received=received)
             self._add("invalid_enum_value", path, text, options=options, received=received)
         else:
             expected = _joined(options)
-            text = messages.WRONG_TYPE.format(expected=expected, received=kind)
+            text = sentences.WRONG_TYPE.format(expected=expected, received=kind)
             self._add("invalid_type", path, text, expected=expected, received=kind)
 
     def _string(self, schema: Schema, value: str, path: Path) -> None:
         least, most = schema.get("minLength"), schema.get("maxLength")
         if least is not None and len(value) < least:
-            self._size("too_small", "string", least, messages.STRING_TOO_SHORT, path)
+            self._size("too_small", "string", least, sentences.STRING_TOO_SHORT, path)
         if most is not None and len(value) > most:
-            self._size("too_big", "string", most, messages.STRING_TOO_LONG, path)
+            self._size("too_big", "string", most, sentences.STRING_TOO_LONG, path)
         if "pattern" in schema and _pattern(schema["pattern"]).search(value) is None:
-            self._add("invalid_string", path, messages.INVALID_PATTERN, validation="regex")
+            self._add("invalid_string", path, sentences.INVALID_PATTERN, validation="regex")
         form = schema.get("format")
         if form is not None and not FORMATS[form](value):
             validation, text = _FORMAT_ISSUES[form]
@@ -189,25 +188,25 @@ class _Walk:
     def _number(self, schema: Schema, value: float, path: Path) -> None:
         bound = schema.get("minimum")
         if bound is not None and value < bound:
-            self._size("too_small", "number", bound, messages.NUMBER_TOO_SMALL, path)
+            self._size("too_small", "number", bound, sentences.NUMBER_TOO_SMALL, path)
         bound = schema.get("exclusiveMinimum")
         if bound is not None and value <= bound:
-            text = messages.NUMBER_NOT_ABOVE
+            text = sentences.NUMBER_NOT_ABOVE
             self._size("too_small", "number", bound, text, path, inclusive=False)
         bound = schema.get("maximum")
         if bound is not None and value > bound:
-            self._size("too_big", "number", bound, messages.NUMBER_TOO_BIG, path)
+            self._size("too_big", "number", bound, sentences.NUMBER_TOO_BIG, path)
         bound = schema.get("exclusiveMaximum")
         if bound is not None and value >= bound:
-            text = messages.NUMBER_NOT_BELOW
+            text = sentences.NUMBER_NOT_BELOW
             self._size("too_big", "number", bound, text, path, inclusive=False)
 
     def _array(self, schema: Schema, value: list[Any], path: Path) -> None:
         least, most = schema.get("minItems"), schema.get("maxItems")
         if least is not None and len(value) < least:
-            self._size("too_small", "array", least, messages.ARRAY_TOO_SHORT, path)
+            self._size("too_small", "array", least, sentences.ARRAY_TOO_SHORT, path)
         if most is not None and len(value) > most:
-            self._size("too_big", "array", most, messages.ARRAY_TOO_LONG, path)
+            self._size("too_big", "array", most, sentences.ARRAY_TOO_LONG, path)
         items = schema.get("items")
         if items is not None:
             for index, item in enumerate(value):
@@ -230,13 +229,13 @@ class _Walk:
                 self._add(
                     "invalid_type",
                     (*path, key),
-                    messages.REQUIRED,
+                    sentences.REQUIRED,
                     expected=expected,
                     received="undefined",
                 )
         if unknown:
             keys = unknown[:ISSUES_MAX]
-            text = messages.UNRECOGNIZED_KEYS.format(keys=", ".join(f"'{key}'" for key in keys))
+            text = sentences.UNRECOGNIZED_KEYS.format(keys=", ".join(f"'{key}'" for key in keys))
             self._add("unrecognized_keys", path, text, keys=keys)
 
     def _size(
@@ -257,7 +256,7 @@ class _Walk:
             {"issues": self._branch(_telling(branch, value), value, path), "name": "ZodError"}
             for branch in branches
         ]
-        self._add("invalid_union", path, messages.INVALID_UNION, unionErrors=errors)
+        self._add("invalid_union", path, sentences.INVALID_UNION, unionErrors=errors)
         self._room -= sum(len(error["issues"]) for error in errors)
 
     def _branch(self, branch: Schema, value: Any, path: Path) -> list[Issue]:

@@ -38,3 +38,6 @@ CONTENT_NOT_SUPPORTED: Final = (
     "{kind} content is not supported by this model. Please use a model that supports it."
 )
 EFFORT_NOT_SUPPORTED: Final = PARAMETER_NOT_SUPPORTED.format(parameter="reasoning_effort")
+
+TOOL_CHOICE_WITHOUT_TOOLS: Final = "tool_choice is only allowed when tools are specified"
+TOOL_CHOICE_UNKNOWN: Final = "tool_choice names a function that is not in tools"
