@@ -16,6 +16,7 @@ from traghetto.accounts.directory import Directory, NewKey
 from traghetto.accounts.operations import (
     AccountShown,
     AccountsShown,
+    AdjustBalance,
     Arguments,
     CreateAccount,
     CreateKey,
@@ -41,10 +42,13 @@ FIRST_ACCOUNT: Final = "default"
 class Books(Protocol):
     """What administration asks of the ledger; amounts are nano_usd.
 
-    The first three raise ValueError, with a sentence, for a refused amount.
+    The first four raise ValueError, with a sentence, for a refused amount.
     """
 
     def credit(self, account_id: str, nano_usd: int, *, reason: str) -> asyncio.Future[None]: ...
+    def adjust(
+        self, account_id: str, currency: Currency, nano_usd: int, *, reason: str
+    ) -> asyncio.Future[None]: ...
     def check_allocation(self, nano_usd_per_day: int) -> None: ...
     def grant_diem(self, account_id: str, nano_usd_per_day: int) -> asyncio.Future[None]: ...
     def balances(self, account_id: str) -> dict[Currency, int]: ...
@@ -177,6 +181,13 @@ class Administration:
             account_id = self._directory.account(arguments.account).id
         return KeysShown(tuple(map(self._key_shown, self._directory.keys(account_id))))
 
+    async def adjust_balance(self, arguments: AdjustBalance) -> AccountShown:
+        """Correct what an account owns now."""
+        account = self._directory.account(arguments.account)
+        currency, amount = arguments.amount
+        await self._books.adjust(account.id, currency, parse_usd(amount), reason=arguments.reason)
+        return self._shown(account)
+
     def _shown(self, account: Account) -> AccountShown:
         balances = self._books.balances(account.id)
         diem = balances.get(Currency.DIEM)
@@ -234,6 +245,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "accounts.set": Operation(SetAccount, Administration.set_account),
     "accounts.show": Operation(ShowAccount, Administration.show_account, read_only=True),
     "accounts.list": Operation(ListAccounts, Administration.list_accounts, read_only=True),
+    "ledger.adjust": Operation(AdjustBalance, Administration.adjust_balance),
     "keys.create": Operation(CreateKey, Administration.create_key, makes_secret=True),
     "keys.revoke": Operation(RevokeKey, Administration.revoke_key),
     "keys.list": Operation(ListKeys, Administration.list_keys, read_only=True),

@@ -11,13 +11,15 @@ import msgspec
 from msgspec import Meta
 
 from traghetto.accounts.values import KeyKind, ModelPrivacy, Tier
-from traghetto.money import LimitPeriod
+from traghetto.money import Currency, LimitPeriod
 
 _PRINTABLE = r"\A[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
 """Text that survives the books and a terminal."""
+_NOT_BLANK = rf"(?=.*\S){_PRINTABLE}"
 
 Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Text = Annotated[str, Meta(max_length=1024, pattern=_PRINTABLE)]
+Reason = Annotated[str, Meta(max_length=1024, pattern=_NOT_BLANK)]
 Instant = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """UTC nanoseconds, as far as a 64-bit column reaches (the year 2262)."""
 
@@ -49,6 +51,27 @@ class CreditAccount(Arguments, frozen=True, kw_only=True):
     account: Name
     usd: Money
     reason: Text = "credit"
+
+
+class AdjustBalance(Arguments, frozen=True, kw_only=True):
+    """Correct a balance; exactly one of `usd` and `diem`, which may be negative."""
+
+    account: Name
+    usd: Money | None = None
+    diem: Money | None = None
+    reason: Reason
+
+    def __post_init__(self) -> None:
+        if (self.usd is None) == (self.diem is None):
+            raise ValueError("an adjustment has either `usd` or `diem`")
+
+    @property
+    def amount(self) -> tuple[Currency, str]:
+        """What to move, and in which currency."""
+        if self.usd is not None:
+            return Currency.USD, self.usd
+        assert self.diem is not None, "one of the two is given"
+        return Currency.DIEM, self.diem
 
 
 class SetAccount(Arguments, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ COMMANDS: Final = {
     "serve": ("traghetto.cli.serve:serve", "Run the gateway."),
     "keys": ("traghetto.cli.keys:keys", "Create, list and revoke API keys."),
     "accounts": ("traghetto.cli.accounts:accounts", "Create, credit and list accounts."),
-    "ledger": ("traghetto.cli.ledger:ledger", "Verify the books."),
+    "ledger": ("traghetto.cli.ledger:ledger", "Verify and correct the books."),
     "models": ("traghetto.cli.models:models", "Show the models a configuration serves."),
     "errors": ("traghetto.cli.errors:errors", "Show the error contract, code by code."),
 }

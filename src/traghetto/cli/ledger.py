@@ -1,4 +1,4 @@
-"""`traghetto ledger`: prove the books."""
+"""`traghetto ledger`: prove the books, and correct them with entries that say why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from traghetto.cli.connection import data_dir_option, json_option
+from traghetto.accounts.operations import AccountShown
+from traghetto.cli.connection import data_dir_option, json_option, perform
 from traghetto.cli.output import print_json
 from traghetto.ledger.verify import verify as verify_books
 from traghetto.storage.connector import StoreUnusable
@@ -17,7 +18,37 @@ EXIT_DIFFERENCES = 1
 
 @click.group()
 def ledger() -> None:
-    """Verify the books."""
+    """Verify the books, and correct them."""
+
+
+@ledger.command()
+@click.argument("account")
+@click.option("--usd", metavar="USD", help="How much to add; negative to take away.")
+@click.option("--diem", metavar="DIEM", help="The same for what is left of today's DIEM.")
+@click.option("--reason", required=True, help="Why; kept in the journal.")
+@data_dir_option()
+@json_option()
+def adjust(
+    account: str,
+    usd: str | None,
+    diem: str | None,
+    reason: str,
+    data_dir: Path,
+    as_json: bool,
+) -> None:
+    """Correct a balance with a new entry: nothing in the books is ever changed.
+
+    A balance may become negative; its account is then refused until somebody pays.
+    """
+    if (usd is None) == (diem is None):
+        raise click.UsageError("give either --usd or --diem: a correction is in one currency")
+    arguments = {"account": account, "usd": usd, "diem": diem, "reason": reason}
+    shown: AccountShown = perform(data_dir, "ledger.adjust", arguments, AccountShown)
+    if as_json:
+        print_json(shown)
+    else:
+        diem_left = "" if shown.diem is None else f" and {shown.diem} DIEM of today"
+        click.echo(f"{shown.name} now has {shown.usd} USD{diem_left}")
 
 
 @ledger.command()
