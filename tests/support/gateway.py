@@ -27,9 +27,8 @@ from typing import Any
 import msgspec
 
 from traghetto.app import Gateway, Launch, Started, open_gateway
-from traghetto.cli.serve import _server_options
 from traghetto.clock import Clock
-from traghetto.http.server import running
+from traghetto.http.server import ServerOptions, running
 from traghetto.ledger.verify import verify
 from traghetto.storage.sqlite import open_read_only
 
@@ -156,7 +155,7 @@ async def _serve(
     configuration = launch.configuration()
     async with (
         open_gateway(launch, configuration, clock) as (gateway, started),
-        running(gateway.dispatch, _server_options(configuration.settings)) as url,
+        running(gateway.dispatch, ServerOptions.of(configuration.settings)) as url,
     ):
         loop = asyncio.get_running_loop()
         ready.append(RunningGateway(url, data_dir, gateway, started, loop, io.StringIO()))

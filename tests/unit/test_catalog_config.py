@@ -264,17 +264,24 @@ def test_lines_survive_everything_toml_allows():
 def test_deadlines_fit_into_the_hold(tmp_path):
     """A model whose answers could outlive their holds is refused at the line that says so."""
     model = '[[models]]\nid = "m"\nengine = "simulator"\npricing = { input = "0", output = "0" }\n'
-    text = "hold_seconds_max = 700\n\n" + model + "total_seconds = {}\n"
-    assert refused(tmp_path, text.format(691)).startswith(
+    text = "hold_seconds_max = 700\n\n" + model + "total_seconds = "
+    assert refused(tmp_path, text + "691").startswith(
         "traghetto.toml:7: models[0].total_seconds: an answer may take 691 s"
     )
-    assert read(tmp_path, text.format(690)).models[0].total_seconds == 690
+    assert read(tmp_path, text + "690").models[0].total_seconds == 690
     assert refused(tmp_path, "\ntotal_seconds = 900\n").startswith("traghetto.toml:2:")
     assert refused(tmp_path, "\nhold_seconds_max = 605\n").startswith("traghetto.toml:2:")
 
 
-def test_an_id_ends_where_its_line_ends(tmp_path):
-    """A line break at the end of an id would be one in a header."""
+def test_what_goes_into_headers_has_no_line_breaks(tmp_path):
+    """One in an id, a name or an announced end would cut every answer of the model."""
+    for member in (
+        'name = "a\\nb"',
+        'deprecation = { date = "2026-01-01", removes_at = "2026-02-01\\n" }',
+        'deprecation = { date = "2026-01-01", removes_at = "2026-02-01", replacement = "m\\r" }',
+    ):
+        model = '[[models]]\nid = "m"\nengine = "simulator"\npricing = { input = 0, output = 0 }\n'
+        assert refused(tmp_path, model + member).startswith("traghetto.toml:5: models[0].")
     model = (
         '[[models]]\nid = "m\\n"\nengine = "simulator"\npricing = { input = "0", output = "0" }\n'
     )

@@ -45,6 +45,7 @@ TablePath = tuple[str | int, ...]
 
 _MODEL_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z"
 
+_HeaderText = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 _Count = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 _RESERVED_IDS: Final = frozenset({"traits", "compatibility_mapping"})
@@ -81,9 +82,9 @@ class DeprecationTable(msgspec.Struct, frozen=True, kw_only=True):
     """The announced end of a model; dates are ISO 8601."""
 
     date: str
-    removes_at: str
+    removes_at: _HeaderText
     auto_remap: bool = False
-    replacement: str | None = None
+    replacement: Annotated[str, Meta(pattern=_MODEL_ID)] | None = None
     starts_at: str | None = None
 
 
@@ -98,7 +99,7 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     type: Annotated[ModelType, Meta(description="Its modality.")] = "text"
-    name: Annotated[str, Meta(description="Its name for people; the id if empty.")] = ""
+    name: Annotated[_HeaderText, Meta(description="Its name for people; the id if empty.")] = ""
     description: Annotated[str | None, Meta(description="One sentence for the listing.")] = None
     source: Annotated[str | None, Meta(description="URL of the weights.")] = None
     created: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import signal
 from collections.abc import Callable
@@ -16,10 +15,9 @@ from traghetto.app import Gateway, Launch, Started, open_gateway
 from traghetto.catalog.config_file import Configuration
 from traghetto.cli.output import note
 from traghetto.engines.llama.library import LlamaLoadFailure
-from traghetto.http.front_door import FrontDoorLimits
 from traghetto.http.server import ServerOptions
 from traghetto.http.server import serve as serve_http
-from traghetto.settings import SettingRow, Settings, Upstream, setting_rows
+from traghetto.settings import SettingRow, Upstream, setting_rows
 from traghetto.storage.connector import StoreUnusable
 
 MODELS_SHOWN = 10
@@ -138,7 +136,7 @@ async def _run(launch: Launch, configuration: Configuration) -> None:
         try:
             await serve_http(
                 gateway.dispatch,
-                _server_options(settings),
+                ServerOptions.of(settings),
                 on_started=say_started,
                 on_reload=gateway.request_reload,
             )
@@ -158,22 +156,6 @@ async def _run(launch: Launch, configuration: Configuration) -> None:
 async def _stop_when_broken(gateway: Gateway) -> None:
     await gateway.stopped.wait()
     signal.raise_signal(signal.SIGTERM)
-
-
-def _server_options(settings: Settings) -> ServerOptions:
-    limits = {
-        name: getattr(settings, name)
-        for name in (field.name for field in dataclasses.fields(FrontDoorLimits))
-        if hasattr(settings, name)
-    }
-    return ServerOptions(
-        host=settings.host,
-        port=settings.port,
-        drain_seconds_max=settings.drain_seconds_max,
-        trusted_proxies=settings.trusted_proxies,
-        cors_origins=settings.cors_origins,
-        limits=FrontDoorLimits(**limits),
-    )
 
 
 def _say_admin_key(secret: str) -> None:

@@ -14,6 +14,7 @@ from traghetto.clock import Clock, SystemClock
 from traghetto.errors import ApiError, ErrorCode, ErrorStyle, render_error
 from traghetto.ids import new_request_id
 from traghetto.pipeline.exchange import common_headers
+from traghetto.settings import Settings
 from traghetto.telemetry import Metrics
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -21,7 +22,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class FrontDoorLimits:
-    """What one connection may ask of the server, and for how long."""
+    """What one connection may ask of the server, and for how long.
+
+    The defaults of those that are settings are the settings' own; a test compares them.
+    """
 
     headers_bytes_max: int = 65536
     headers_count_max: int = 100
@@ -44,6 +48,22 @@ class FrontDoorLimits:
     linger_bytes_max: int = 67_108_864
     drained_body_bytes_max: int = 65536
     """A body of an early answer up to this size is read to its end to keep the connection."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> FrontDoorLimits:
+        """The limits that an operator set; the others are not for setting."""
+        return cls(
+            headers_bytes_max=settings.headers_bytes_max,
+            headers_count_max=settings.headers_count_max,
+            headers_seconds_max=settings.headers_seconds_max,
+            body_grace_seconds=settings.body_grace_seconds,
+            body_bytes_per_second_min=settings.body_bytes_per_second_min,
+            body_seconds_max=settings.body_seconds_max,
+            write_stall_seconds_max=settings.write_stall_seconds_max,
+            keep_alive_seconds_max=settings.keep_alive_seconds_max,
+            connections_max=settings.connections_max,
+            connections_per_address_max=settings.connections_per_address_max,
+        )
 
 
 class FrontDoor:

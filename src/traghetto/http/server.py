@@ -20,6 +20,7 @@ import uvicorn
 from traghetto.http.dispatch import Dispatch
 from traghetto.http.front_door import FrontDoor, FrontDoorLimits
 from traghetto.http.protocol import Connection
+from traghetto.settings import Settings
 from traghetto.telemetry import log_event
 
 BACKLOG: int = 2048
@@ -40,6 +41,18 @@ class ServerOptions:
     trusted_proxies: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     limits: FrontDoorLimits = field(default_factory=FrontDoorLimits)
+
+    @classmethod
+    def of(cls, settings: Settings) -> ServerOptions:
+        """How an operator wants it."""
+        return cls(
+            host=settings.host,
+            port=settings.port,
+            drain_seconds_max=settings.drain_seconds_max,
+            trusted_proxies=settings.trusted_proxies,
+            cors_origins=settings.cors_origins,
+            limits=FrontDoorLimits.of(settings),
+        )
 
 
 class Server(uvicorn.Server):
