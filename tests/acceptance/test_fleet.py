@@ -181,11 +181,11 @@ def test_an_upstreams_unusable_ids_are_left_out_and_told_once(
     tmp_path: Path, upstream: FaultUpstream, bad: str
 ) -> None:
     """An id stands in headers and paths; what a server calls its models is not trusted there."""
-    upstream.models_act = listing("good", bad)
+    upstream.models_act = listing("/srv/good.gguf", bad)
     with running_gateway(tmp_path, launch=launch(tmp_path, upstream)) as gateway:
         reload(gateway)
-        assert served(gateway) == ["good"]
-        assert ask(gateway, gateway.started.admin_key, chat_body("good")).status == 200
+        assert served(gateway) == ["/srv/good.gguf"]
+        assert ask(gateway, gateway.started.admin_key, chat_body("/srv/good.gguf")).status == 200
         assert events(gateway).count("model_ids_unusable") == (1 if bad else 0)
 
 

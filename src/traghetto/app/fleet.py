@@ -33,7 +33,7 @@ from traghetto.catalog.model import (
     UpstreamSource,
     unpriced_model,
 )
-from traghetto.catalog.model_table import is_model_id
+from traghetto.catalog.model_table import is_usable_id
 from traghetto.clock import Clock
 from traghetto.engines.breaker import SINGLE_USER, Guard
 from traghetto.engines.failures import EngineFailure, FailureKind
@@ -201,7 +201,7 @@ class FleetBuilder:
     def _usable(self, upstream: Upstream, listed: Sequence[BackendModel]) -> list[Model]:
         """The listed models that can be asked for under their ids, which go into headers too."""
         texts = [model for model in listed if model.type == "text"]
-        unusable = [model.id for model in texts if not is_model_id(model.id)]
+        unusable = [model.id for model in texts if not is_usable_id(model.id)]
         if unusable and unusable != self._unusable_ids.get(upstream.url):
             log_event(
                 "warn",
@@ -221,7 +221,7 @@ class FleetBuilder:
                 capabilities=_capabilities(model.capabilities),
             )
             for model in texts
-            if is_model_id(model.id)
+            if is_usable_id(model.id)
         ]
 
     def _gate(self, model: Model, before: Fleet) -> Gate:
@@ -334,7 +334,7 @@ async def _listing(backend: ChatBackend) -> list[BackendModel]:
 
 
 def _id_of_file(path: Path) -> str:
-    if not is_model_id(path.stem):
+    if not is_usable_id(path.stem):
         raise ValueError(
             f"{path}: its name cannot be a model id; rename it, or give it an `id` in a "
             '`[[models]]` table with engine = "llama"'

@@ -45,6 +45,7 @@ TablePath = tuple[str | int, ...]
 
 _MODEL_ID: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z"
 
+_FOUND_ID: Final = re.compile(r"[!-~]{1,256}")
 _HeaderText = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 _Count = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -178,9 +179,12 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
-def is_model_id(text: str) -> bool:
-    """Whether a model may be called `text`, which then stands in paths and headers."""
-    return text not in _RESERVED_IDS and re.match(_MODEL_ID, text) is not None
+def is_usable_id(found: str) -> bool:
+    """Whether a model may keep the id it was found under, which stands in paths and headers.
+
+    Wider than what a file may say: servers name models after paths, for example.
+    """
+    return found not in _RESERVED_IDS and _FOUND_ID.fullmatch(found) is not None
 
 
 def model_of(
