@@ -29,7 +29,9 @@ LIMITS = SpendLimits(usd_nano_usd=NANO_PER_USD * 1_000_000, period=LimitPeriod.L
 
 def charge_of(request_id: str, account_id: str, key_id: str) -> Charge:
     usage = Usage(request_id, account_id, key_id, "m", 900, 200, 0, 0, Basis.BACKEND, True, 1)
-    return Charge((ChargeLine("input", 900, 450_000), ChargeLine("output", 200, 300_000)), usage)
+    return Charge(
+        (ChargeLine("input", 900, 450_000), ChargeLine("output", 200, 300_000)), usage, "v1"
+    )
 
 
 async def prepare(store: SqliteStore | MemoryStore) -> Book:

@@ -212,6 +212,15 @@ def test_a_free_model_needs_no_money(gateway: RunningGateway, stream_wanted: boo
         assert [entry for entry in snapshot.entries() if entry.kind is EntryKind.CHARGE] == []
 
 
+def test_an_entry_keeps_the_prices_it_was_made_by(gateway: RunningGateway) -> None:
+    """The journal explains its amounts by itself, also after the price was changed."""
+    answer = chat(gateway, new_key(gateway, {"usd": "1"}))
+    with open_read_only(gateway.data_dir) as snapshot:
+        made = [entry for entry in snapshot.entries() if entry.request_id == answer.request_id]
+    prices = "prompt=1000000000/1000000 cached_prompt=1000000000/1000000"
+    assert {entry.price_version for entry in made} == {f"{prices} completion=2000000000/1000000"}
+
+
 def test_the_request_that_takes_the_last_funds_has_them_alone(gateway: RunningGateway) -> None:
     """A request that could cost more than is left is served; meanwhile nobody else is."""
     key = new_key(gateway, {"usd": "0.1"})

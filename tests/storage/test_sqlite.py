@@ -140,7 +140,7 @@ def test_a_long_log_is_cut_between_batches(tmp_path: Path, monkeypatch: pytest.M
         log = tmp_path / f"{sqlite.FILE_NAME}-wal"
         async with asyncio.timeout(5):
             # It is cut after the waiters of the batch were told.
-            while log.stat().st_size > 10_000:  # noqa: ASYNC110 - there is nothing to wait on
+            while log.stat().st_size > 10_000:
                 await asyncio.sleep(0.001)
         await store.aclose()
 

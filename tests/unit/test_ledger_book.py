@@ -327,9 +327,9 @@ def test_a_backends_nonsense_cannot_reach_the_books(tokens: int) -> None:
         msgspec.structs.replace(usage, completion_tokens=tokens)
     lines = (ChargeLine("input", 1, 5), ChargeLine("input", 1, 5))
     with pytest.raises(ValueError, match="one kind"):
-        Charge(lines, usage)
+        Charge(lines, usage, "v1")
     with pytest.raises(ValueError, match=r"negative|larger"):
-        Charge((ChargeLine("input", 1, tokens),), usage)
+        Charge((ChargeLine("input", 1, tokens),), usage, "v1")
 
 
 # Windows

@@ -9,7 +9,7 @@ from traghetto.catalog.model import TextPricing
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.money import UnitPrice
 from traghetto.pipeline.failures import CHAT_CODES, chat_error
-from traghetto.pipeline.quote import charge_lines, quote_chat
+from traghetto.pipeline.quote import charge_lines, quote_chat, version_of
 from traghetto.wire.completion import BackendUsage
 
 PRICES = st.builds(UnitPrice, st.integers(0, 10**12))
@@ -42,6 +42,24 @@ def test_lines_agree_with_decimal_arithmetic(
         units, price = expected[line.kind]
         exact = Decimal(units) * price.nano_usd / price.per_units
         assert line.amount_nano_usd == exact.quantize(Decimal(1), ROUND_HALF_EVEN)
+
+
+@given(PRICINGS, PRICINGS, TOKENS, st.integers(1, 10**7), TOKENS)
+def test_a_price_version_explains_every_line(
+    pricing: TextPricing, other: TextPricing, prompt: int, output: int, cached: int
+) -> None:
+    """What the books keep beside a charge is enough to compute it again, years later."""
+    version = version_of(pricing)
+    prices = dict(word.split("=") for word in version.split())
+    for line in charge_lines(pricing, BackendUsage(prompt, output, min(cached, prompt))):
+        nano_usd, per_units = map(int, prices[line.kind].split("/"))
+        assert line.amount_nano_usd == UnitPrice(nano_usd, per_units).times(line.units)
+    charged_alike = (pricing.input, pricing.cache_input, pricing.output) == (
+        other.input,
+        other.cache_input,
+        other.output,
+    )
+    assert (version == version_of(other)) == charged_alike
 
 
 def test_an_answer_without_output_costs_nothing() -> None:

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from traghetto.clock import Clock
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.ids import new_request_id
-from traghetto.ledger.charges import Basis, Charge, ChargeLine, Usage, bounded
+from traghetto.ledger.charges import Basis, Charge, ChargeLine, Usage, bounded, price_version
 from traghetto.ledger.funds import Fund
 from traghetto.ledger.hold import Durability, Hold, HoldEnded, Receipt
 from traghetto.ledger.holdings import Holdings
@@ -27,6 +27,7 @@ from traghetto.ledger.journal import (
 from traghetto.ledger.spendable import FLOOR_NANO_USD, Spendable, refusal
 from traghetto.ledger.windows import Calendar, day_window
 from traghetto.money import NANO_PER_USD, NANO_USD_MAX, Currency, LimitPeriod, SpendLimits
+from traghetto.settings.fields import HOLD_SECONDS_MAX
 from traghetto.storage.connector import Store
 from traghetto.storage.facts import (
     ADJUSTMENT,
@@ -52,12 +53,11 @@ __all__ = [
     "Spendable",
     "Usage",
     "day_window",
+    "price_version",
 ]
 
 DIEM_NANO_USD_MIN: Final = NANO_PER_USD // 10
 """The smallest allocation that may be spent (contract C.5)."""
-
-HOLD_SECONDS: Final = 900
 
 Overdraft = Literal["last", "never"]
 
@@ -81,9 +81,12 @@ class Book:
         state: StoredState,
         *,
         overdraft: Overdraft = "last",
-        hold_seconds: int = HOLD_SECONDS,
+        hold_seconds: int = HOLD_SECONDS_MAX,
     ) -> None:
-        """`state` is what the store loaded for the current UTC day (`day_window`)."""
+        """`state` is what the store loaded for the current UTC day (`day_window`).
+
+        Every request must end, by its deadlines, before its hold is `hold_seconds` old.
+        """
         self._store = store
         self._clock = clock
         self._calendar = Calendar(clock, state.day)

@@ -6,14 +6,15 @@ its own request and never a commit that others share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from traghetto.money import NANO_USD_MAX
+from traghetto.money import NANO_USD_MAX, UnitPrice
 from traghetto.storage.facts import Basis
 
-__all__ = ["Basis", "Charge", "ChargeLine", "Usage", "bounded"]
+__all__ = ["Basis", "Charge", "ChargeLine", "Usage", "bounded", "price_version"]
 
 TOKENS_MAX: Final = 2**48
 """More than any request can use; keeps counts and their sums within 64 bits."""
@@ -57,7 +58,8 @@ class Charge(msgspec.Struct, frozen=True):
 
     lines: tuple[ChargeLine, ...]
     usage: Usage
-    price_version: str = ""
+    price_version: str
+    """The prices it was made by, as `price_version` writes them."""
 
     def __post_init__(self) -> None:
         total = 0
@@ -74,6 +76,15 @@ class Charge(msgspec.Struct, frozen=True):
     def total_nano_usd(self) -> int:
         """What the price list asks for."""
         return sum(line.amount_nano_usd for line in self.lines)
+
+
+def price_version(prices: Mapping[str, UnitPrice]) -> str:
+    """The prices of all kinds of lines as the text that entries keep: equal prices, equal text.
+
+    It explains an entry on its own: `prompt=1000000000/1000000` is nano_usd per units, and the
+    entry's amount is its units times that, rounded once, unless a hold bounded it.
+    """
+    return " ".join(f"{kind}={prices[kind].nano_usd}/{prices[kind].per_units}" for kind in prices)
 
 
 def bounded(lines: tuple[ChargeLine, ...], nano_usd_max: int) -> list[ChargeLine]:

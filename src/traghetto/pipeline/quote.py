@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from traghetto.catalog.model import TextPricing
-from traghetto.ledger.book import ChargeLine
+from traghetto.ledger.book import ChargeLine, price_version
 from traghetto.wire.completion import BackendUsage
 
 OUTPUT_SLICE_TOKENS = 512
 """How far ahead of a stream its hold reaches where holds are extended while it runs."""
+
+
+PRICE_LISTS_MAX = 1024
+"""How many price lists keep their text in memory: more than a catalog usually has models."""
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -27,6 +33,18 @@ def quote_chat(pricing: TextPricing, prompt_tokens: int, output_tokens: int) -> 
     bound = max(price.ceiling(prompt_tokens) for price in inputs)
     bound += pricing.output.ceiling(output_tokens)
     return Quote(pricing, prompt_tokens, output_tokens, bound)
+
+
+@lru_cache(maxsize=PRICE_LISTS_MAX)
+def version_of(pricing: TextPricing) -> str:
+    """What the books keep of the prices beside a charge: those of every line it can have."""
+    return price_version(
+        {
+            "prompt": pricing.input,
+            "cached_prompt": pricing.cache_input,
+            "completion": pricing.output,
+        }
+    )
 
 
 def charge_lines(pricing: TextPricing, usage: BackendUsage) -> tuple[ChargeLine, ...]:

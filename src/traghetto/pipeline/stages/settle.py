@@ -29,6 +29,7 @@ from traghetto.pipeline.quote import (
     Quote,
     charge_lines,
     quote_chat,
+    version_of,
 )
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
@@ -143,7 +144,8 @@ class Settlement:
             streamed=self._job.request.stream,
             created_ns=self._services.clock.utc_ns(),
         )
-        charge = Charge(charge_lines(self._quote.pricing, tokens), usage)
+        pricing = self._quote.pricing
+        charge = Charge(charge_lines(pricing, tokens), usage, version_of(pricing))
         self.ended = True
         self._admission.correct(
             tokens.prompt_tokens - tokens.cached_tokens + tokens.completion_tokens
