@@ -13,10 +13,11 @@ import apsw
 import pytest
 from click.testing import CliRunner
 
+from support.gateway import running_gateway
 from traghetto.accounts.administration import OPERATIONS, Administration, OperationRefused
 from traghetto.accounts.control import LINE_BYTES_MAX, SOCKET_NAME, serve_control
 from traghetto.accounts.directory import Directory
-from traghetto.accounts.pepper import open_pepper
+from traghetto.accounts.pepper import PepperUnusable, open_pepper
 from traghetto.accounts.values import KeyKind
 from traghetto.cli.accounts import accounts
 from traghetto.cli.keys import keys
@@ -362,6 +363,19 @@ def test_a_key_is_never_made_with_a_second_pepper(
     other.chmod(0o600)
     monkeypatch.setenv("TRAGHETTO_PEPPER_FILE", str(other))
     assert "another pepper" in command(keys, data_dir, "create", status=1)
+
+
+def test_a_gateway_refuses_to_start_with_another_pepper(tmp_path: Path) -> None:
+    """Rather than turn every key away; it lets go of the books, so the next start can have them."""
+    pepper = tmp_path / "data" / "pepper"
+    with running_gateway(tmp_path):
+        right = pepper.read_bytes()
+    pepper.write_bytes(b"x" * 32)
+    with pytest.raises(PepperUnusable, match="another pepper"), running_gateway(tmp_path):
+        pass
+    pepper.write_bytes(right)
+    with running_gateway(tmp_path) as gateway:
+        assert gateway.started.admin_key is None
 
 
 def test_a_lost_pepper_can_be_replaced_once_its_keys_are_revoked(tmp_path: Path) -> None:
