@@ -547,14 +547,15 @@ _REQUEST: tuple[Recipe, ...] = (
     ),
     published(
         "INVALID_REQUEST",
-        _asking(tools=[{"type": "function", "function": {"name": "f"}}]),
+        _asking(venice_parameters={"enable_web_search": "on"}),
         "capability",
         reached="model",
         model="priced",
         body=_INVALID
-        + '"details":{"_errors":[],"tools":{"_errors":["tools is not supported by this model"]}},'
-        '"issues":[{"code":"custom","path":["tools"],'
-        '"message":"tools is not supported by this model"}]}',
+        + '"details":{"_errors":[],"venice_parameters":{"_errors":[],"enable_web_search":'
+        '{"_errors":["enable_web_search is not supported by this model"]}}},'
+        '"issues":[{"code":"custom","path":["venice_parameters","enable_web_search"],'
+        '"message":"enable_web_search is not supported by this model"}]}',
     ),
     published(
         "TOO_MANY_TOKENS",

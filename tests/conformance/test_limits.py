@@ -294,7 +294,7 @@ def test_unsupported_features_have_a_budget_of_their_own(gateway: RunningGateway
     """200 refusals of a capability are let pass, and the normal budget is not touched by them."""
     key = gateway.new_key()
     for _ in range(201):
-        answer = chat(gateway, key, "plain", logprobs=True)
+        answer = chat(gateway, key, "plain", venice_parameters={"enable_web_search": "on"})
         assert answer.status == 400
         assert budget(answer)[0] == 20
     blocked = chat(gateway, key, "plain")

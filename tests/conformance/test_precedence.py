@@ -133,7 +133,13 @@ FLAWS: tuple[Flaw, ...] = (
     Flaw("feature", 12, 403, "UNAUTHORIZED", model={"feature": '"beta"'}),
     Flaw("offline", 13, 503, "MODEL_OFFLINE", model={"offline": "true"}),
     Flaw("schema", 14, 400, "INVALID_REQUEST", body={"temperature": 9}),
-    Flaw("capability", 14, 400, "INVALID_REQUEST", body={"logprobs": True}),
+    Flaw(
+        "capability",
+        14,
+        400,
+        "INVALID_REQUEST",
+        body={"venice_parameters": {"enable_web_search": "on"}},
+    ),
     Flaw("context", 14, 400, "TOO_MANY_TOKENS", model={"context_tokens": "20"}),
     Flaw("funds", 16, 402, "INSUFFICIENT_BALANCE", account={"usd": "0"}),
     Flaw("rate", 17, 429, "RATE_LIMIT_EXCEEDED", prepare=Attempt.use_up_rate),
@@ -146,7 +152,7 @@ SENTENCES = {
     "syntax": "Invalid JSON request",
     "no model": "model is required",
     "schema": "Number must be less than or equal to 2",
-    "capability": "logprobs is not supported by this model",
+    "capability": "enable_web_search is not supported by this model",
 }
 """What tells answers of INVALID_REQUEST apart."""
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
 from prometheus_client import Counter
 
 from traghetto.app.launch import Launch
@@ -25,7 +26,9 @@ from traghetto.catalog.catalog import Catalog, Merged, merge
 from traghetto.catalog.config_file import Configuration
 from traghetto.catalog.discovery import Suggestion, discover
 from traghetto.catalog.model import (
+    SIMULATOR_CAPABILITIES,
     UNSERVED_CAPABILITIES,
+    USUAL_CAPABILITIES,
     BackendSource,
     GgufSource,
     Model,
@@ -60,19 +63,6 @@ LISTING_SECONDS_MAX: Final = 10.0
 """An upstream that takes longer to say what it serves is silent."""
 
 EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {})
-
-LOCAL_CAPABILITIES: Final = Capabilities(
-    supportsFunctionCalling=True, supportsResponseSchema=True, supportsLogProbs=True
-)
-"""What llama.cpp does with any model whose template allows it."""
-
-SIMULATOR_CAPABILITIES: Final = Capabilities(
-    supportsFunctionCalling=True,
-    supportsResponseSchema=True,
-    supportsLogProbs=True,
-    supportsReasoning=True,
-    supportsReasoningEffort=True,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +158,7 @@ class FleetBuilder:
                 _id_of_file(path),
                 GgufSource(path),
                 created=created,
-                capabilities=LOCAL_CAPABILITIES,
+                capabilities=USUAL_CAPABILITIES,
             )
             for path in self._launch.gguf_files
         )
@@ -368,13 +358,10 @@ def _simulator(model: Model, source: SimulatorSource, clock: Clock) -> Simulator
 
 def _capabilities(claimed: dict[str, Any]) -> Capabilities:
     """What a server says its model can do, with what OpenAI-compatible servers usually can."""
-    usual = {
-        "supportsFunctionCalling": True,
-        "supportsResponseSchema": True,
-        "supportsLogProbs": True,
-    }
     known = set(Capabilities.__struct_fields__) - UNSERVED_CAPABILITIES
-    return Capabilities(**{k: v for k, v in (usual | claimed).items() if k in known})
+    return msgspec.structs.replace(
+        USUAL_CAPABILITIES, **{k: v for k, v in claimed.items() if k in known}
+    )
 
 
 def _with_local_context(model: Model, pool: ModelPool | None) -> Model:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import msgspec
+
 from traghetto.money import FREE, UnitPrice
 from traghetto.settings import SizeClass, Upstream
 from traghetto.wire.capabilities import Capabilities
@@ -35,6 +37,15 @@ UNSERVED_CAPABILITIES: Final = frozenset(
     }
 )
 """What a model may be able to do, but this gateway does not carry: it must not be advertised."""
+
+USUAL_CAPABILITIES: Final = Capabilities(
+    supportsFunctionCalling=True, supportsResponseSchema=True, supportsLogProbs=True
+)
+"""What a text model does unless somebody says otherwise: llama.cpp, vLLM and their like do so for
+any model whose template allows it, and refuse for themselves where it does not."""
+SIMULATOR_CAPABILITIES: Final = msgspec.structs.replace(
+    USUAL_CAPABILITIES, supportsReasoning=True, supportsReasoningEffort=True
+)
 
 SIZE_CLASS_OF_TYPE: Final[Mapping[ModelType, SizeClass]] = {
     "text": "xs",

@@ -18,8 +18,10 @@ from msgspec import Meta
 from traghetto.catalog.model import (
     COUNT_MEMBERS,
     FREE_TEXT,
+    SIMULATOR_CAPABILITIES,
     SIZE_CLASS_OF_TYPE,
     UNSERVED_CAPABILITIES,
+    USUAL_CAPABILITIES,
     BackendSource,
     Deprecation,
     GgufSource,
@@ -232,12 +234,19 @@ def model_of(
 
 
 def _capabilities(entry: ModelTable, path: TablePath) -> Capabilities:
-    """What the file says the model can do; refused where the gateway could not carry it."""
+    """What the file says the model can do, with what its kind usually can.
+
+    Refused where the gateway could not carry it.
+    """
     path = (*path, "capabilities")
     for name in sorted(UNSERVED_CAPABILITIES & entry.capabilities.keys()):
         if entry.capabilities[name]:
             raise SettingInvalid((*path, name), "this gateway does not serve that yet; remove it")
-    return convert_table(Capabilities, entry.capabilities, path)
+    usual = SIMULATOR_CAPABILITIES if entry.engine == "simulator" else USUAL_CAPABILITIES
+    if entry.type != "text":
+        usual = Capabilities()
+    members = msgspec.structs.asdict(usual) | entry.capabilities
+    return convert_table(Capabilities, members, path)
 
 
 def _backends(
