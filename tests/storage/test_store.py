@@ -144,6 +144,9 @@ def test_a_commit_fails_once_and_for_ever(place: Place) -> None:
         assert not store.healthy
         with pytest.raises(StoreBroken):
             await store.submit((account_row("b"),))
+        async with asyncio.timeout(5):
+            while not told:  # the callback comes after the waiters, in a turn of its own
+                await asyncio.sleep(0.001)
         assert told == [str(failure.value)], "whoever runs the process hears of it once"
         await store.aclose()
         assert len(told) == 1

@@ -15,8 +15,7 @@ from traghetto.http.server import ServerOptions
 from traghetto.ledger.book import Book, Overdraft
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.rates import Tier as RateTier
-from traghetto.pipeline.stages.execute import SETTLE_SECONDS
-from traghetto.settings import Settings, fields
+from traghetto.settings import Settings
 from traghetto.storage.sqlite import Durability, SqliteStore
 from traghetto.wire.json import decode_object
 
@@ -76,8 +75,3 @@ def test_choices_are_written_alike_wherever_they_are_written():
     assert hints["durability"] == Durability
     assert hints["overdraft"] == Overdraft
     assert AccountTier == RateTier
-
-
-def test_answers_end_as_long_before_their_holds_as_deadlines_are_checked_for():
-    """What settings promise to a hold is what streams leave to it."""
-    assert SETTLE_SECONDS == fields.SETTLE_SECONDS

@@ -15,7 +15,7 @@ import msgspec
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Absolute deadlines of a call, in seconds (decision: 20 in docs/explanation)."""
+    """Absolute deadlines of a call, in seconds."""
 
     first_event_seconds: float = 120.0
     between_events_seconds: float = 30.0

@@ -32,6 +32,7 @@ from traghetto.pipeline.relay import Relay
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.parse import ChatJob
 from traghetto.pipeline.stages.settle import Settled, Settlement
+from traghetto.settings.fields import SETTLE_SECONDS
 from traghetto.storage.connector import StoreBroken
 
 _EVENT_STREAM: Final = (
@@ -40,8 +41,6 @@ _EVENT_STREAM: Final = (
     (b"x-accel-buffering", b"no"),
 )
 
-SETTLE_SECONDS: Final = 10.0
-"""Time left to a hold when its stream is ended for its length."""
 LAST_FRAME_SECONDS: Final = 1.0
 """How long the error frame of a stream may take when the gateway stops."""
 
