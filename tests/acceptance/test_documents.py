@@ -116,12 +116,17 @@ def test_commands_of_the_readme(gateway: Running) -> None:
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "toml")], ids=named)
 def test_configurations_are_valid(path: Path, tmp_path: Path) -> None:
-    """Every printed configuration would be accepted."""
+    """Every printed configuration would be accepted, once what it names exists."""
+    environment = {**os.environ, "GPU_1_KEY": "a key"}
     for block in blocks(path, "toml"):
+        for named_file in re.findall(r'"/srv/models/(.+)"', block):
+            (tmp_path / named_file).touch()
         config = tmp_path / "traghetto.toml"
-        config.write_text(block)
+        config.write_text(block.replace("/srv/models", str(tmp_path)))
+        command = [sys.executable, "-m", "traghetto", "models", "check", "--config", str(config)]
         done = subprocess.run(
-            [sys.executable, "-m", "traghetto", "models", "check", "--config", str(config)],
+            command if "[[models]]" in block else [*command, "--found-later"],
+            env=environment,
             capture_output=True,
             text=True,
             check=False,

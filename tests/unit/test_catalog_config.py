@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,9 @@ from traghetto.catalog import (
     read_configuration,
 )
 from traghetto.catalog.toml_lines import TomlLines
+from traghetto.engines.simulator.faults import Fault
 from traghetto.money import FREE, UnitPrice
+from traghetto.settings import SimulatorFault
 
 GOOD = '''
 port = 9000
@@ -170,6 +173,11 @@ MODEL = '[[models]]\nid = "a"\nengine = "simulator"\npricing = { input = "1", ou
         ),
         (MODEL + "context_tokens = 0\n", "5: models[0].context_tokens: Expected `int` >= 1"),
         (MODEL + "upstreams = ['gpu']\n", "3: models[0].engine: a model has `upstreams` or"),
+        ("port = 1\n", "1: models: none; name at least one `[[models]]` table, or start without"),
+        (
+            MODEL + "fault = 'bogus'\n",
+            "5: models[0].fault: Invalid enum value 'bogus'; choose one of overloaded, at-cap",
+        ),
         (MODEL + "gguf = 'x'\n", "5: models[0].gguf: `gguf` needs engine"),
         (MODEL + "[models.capabilities]\nsupportsVison = true\n", "6: models[0].capabilities.supp"),
         (MODEL + "[models.model_spec]\nprivacy = 'x'\n", "6: models[0].model_spec.privacy: set"),
@@ -214,7 +222,8 @@ def test_models_without_backends_can_wait_for_discovery(tmp_path):
 
 def test_a_byte_order_mark_is_ignored(tmp_path):
     """Files of editors that write a byte order mark are read."""
-    assert read(tmp_path, b"\xef\xbb\xbfport = 5\n").settings.port == 5
+    text = b"\xef\xbb\xbfport = 5\n"
+    assert read(tmp_path, text, backends_required=False).settings.port == 5
 
 
 def test_lines_survive_everything_toml_allows():
@@ -259,6 +268,28 @@ def test_lines_survive_everything_toml_allows():
         ("nothing",): 1,
     }
     assert {path: lines.line_of(path) for path in expected} == expected
+
+
+def test_the_names_of_faults_are_those_of_the_simulator():
+    """A file can name every fault that the simulator has, and no other."""
+    assert set(get_args(SimulatorFault)) == {fault.value for fault in Fault}
+
+
+def test_what_a_file_names_can_be_required_to_be_there(tmp_path):
+    """Where the file is to be served, a missing model file or key is refused at its line."""
+    model_file = tmp_path / "a.gguf"
+    local = f'[[models]]\nid = "a"\nengine = "llama"\ngguf = "{model_file}"\n'
+    local += 'pricing = { input = "1", output = "1" }\n'
+    message = refused(tmp_path, local, must_run_here=True)
+    assert message == f"traghetto.toml:4: models[0].gguf: {model_file} is not a file"
+    model_file.touch()
+    assert read(tmp_path, local, must_run_here=True).models
+    relayed = '[[upstreams]]\nname = "gpu"\nurl = "http://x"\nkey_env = "GPU_KEY"\n'
+    assert read(tmp_path, relayed + MODEL, must_run_here=True).models, "nobody uses that upstream"
+    relayed += MODEL.replace('engine = "simulator"', 'upstreams = ["gpu"]')
+    message = refused(tmp_path, relayed, must_run_here=True)
+    assert message.startswith("traghetto.toml:4: upstreams[0].key_env: GPU_KEY is not set: ")
+    assert read(tmp_path, relayed, environ={"GPU_KEY": "x"}, must_run_here=True).models
 
 
 def test_deadlines_fit_into_the_hold(tmp_path):

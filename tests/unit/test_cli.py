@@ -124,6 +124,28 @@ def test_errors_show_suggests_near_names(capsys) -> None:
     assert "did you mean MODEL_OVERLOADED?" in err
 
 
+def test_models_check_refuses_what_serve_would_refuse(capsys, tmp_path) -> None:
+    """A file is valid only if the gateway would start with it on this machine."""
+    priced = '[[models]]\nid = "a"\npricing = { input = "0", output = "0" }\n'
+    upstream = '[[upstreams]]\nname = "u"\nurl = "http://127.0.0.1:1/v1"\n'
+    config = tmp_path / "traghetto.toml"
+    for text, problem in (
+        ("", "models: none; name at least one"),
+        (priced, "nothing serves model 'a'"),
+        (priced + 'engine = "simulator"\nfault = "bogus"\n', "choose one of overloaded"),
+        (priced + 'engine = "llama"\ngguf = "/nowhere.gguf"\n', "/nowhere.gguf is not a file"),
+        (upstream + 'key_env = "NOT_SET"\n' + priced + 'upstreams = ["u"]\n', "NOT_SET is not"),
+    ):
+        config.write_text(text)
+        checked = run_here(capsys, "models", "check", "--config", str(config))
+        served = run_here(capsys, "serve", "--config", str(config), "--data-dir", str(tmp_path))
+        assert checked == served, "the same refusal"
+        assert checked[0] == 1
+        assert problem in checked[2]
+    config.write_text(priced)
+    assert run_here(capsys, "models", "check", "--config", str(config), "--found-later")[0] == 0
+
+
 def test_table_aligns_columns(capsys) -> None:
     """Columns are as wide as their longest cell; integers are aligned to the right."""
     print_table(("NAME", "COUNT"), [("a", 5), ("longer", 1234), (None, 7)])

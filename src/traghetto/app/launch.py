@@ -31,5 +31,9 @@ class Launch:
     def configuration(self) -> Configuration:
         """Read the file, the environment and the flags. Raises ConfigInvalid, OSError."""
         return read_configuration(
-            self.config_path, os.environ, self.flags, backends_required=not self.adds_models
+            self.config_path,
+            os.environ,
+            self.flags,
+            backends_required=not self.adds_models,
+            must_run_here=True,
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from traghetto.catalog.catalog import Catalog, NameTaken
-from traghetto.catalog.model import Model
+from traghetto.catalog.model import GgufSource, Model, UpstreamSource
 from traghetto.catalog.model_table import model_of
 from traghetto.catalog.toml_lines import TomlLines
 from traghetto.settings import (
@@ -58,12 +58,14 @@ def read_configuration(
     flags: Mapping[str, Any] | None = None,
     *,
     backends_required: bool = True,
+    must_run_here: bool = False,
 ) -> Configuration:
     """The configuration of the file at `path` (None for none), the environment and the flags.
 
-    With `backends_required` a text model of the file says where it runs; without, models that
-    are found later may serve it (`catalog.merge`). Raises `ConfigInvalid`, or OSError where the
-    file cannot be read.
+    With `backends_required` the file names models, and each text model says where it runs;
+    without, models that are found later may serve it (`catalog.merge`). With `must_run_here` the
+    model files and the variables of keys that it names have to be there. Raises `ConfigInvalid`,
+    or OSError where the file cannot be read.
     """
     if path is None:
         try:
@@ -77,7 +79,12 @@ def read_configuration(
     text = _decoded(raw.removeprefix(b"\xef\xbb\xbf"), path)
     tables = _parsed(text, path)
     try:
-        return _configuration(tables, environ, flags, int(path.stat().st_mtime), backends_required)
+        configuration = _configuration(
+            tables, environ, flags, int(path.stat().st_mtime), backends_required
+        )
+        if must_run_here:
+            _check_surroundings(configuration, environ or {})
+        return configuration
     except SettingInvalid as error:
         if error.origin is not Origin.FILE:
             raise ConfigInvalid(str(error)) from None
@@ -96,6 +103,10 @@ def _configuration(
     settings = build_settings(tables, environ, flags)
     if not isinstance(entries, list):
         raise SettingInvalid(("models",), "write each model as a `[[models]]` table")
+    if backends_required and not entries:
+        raise SettingInvalid(
+            ("models",), "none; name at least one `[[models]]` table, or start without --config"
+        )
     upstreams = {upstream.name: upstream for upstream in settings.upstreams}
     models: list[Model] = []
     for index, entry in enumerate(entries):
@@ -115,6 +126,22 @@ def _configuration(
         index = next(index for index, model in enumerate(models) if model is error.model)
         raise SettingInvalid(("models", index), str(error)) from None
     return Configuration(settings, tuple(models))
+
+
+def _check_surroundings(configuration: Configuration, environ: Mapping[str, str]) -> None:
+    """Raises SettingInvalid for a model file or a variable that is named and not there."""
+    upstreams = configuration.settings.upstreams
+    for index, model in enumerate(configuration.models):
+        for source in model.backends:
+            if isinstance(source, GgufSource) and not source.path.is_file():
+                raise SettingInvalid(("models", index, "gguf"), f"{source.path} is not a file")
+            if isinstance(source, UpstreamSource):
+                upstream = source.upstream
+                if upstream.key_env is not None and upstream.key_env not in environ:
+                    raise SettingInvalid(
+                        ("upstreams", upstreams.index(upstream), "key_env"),
+                        f"{upstream.key_env} is not set: export it, or remove `key_env`",
+                    )
 
 
 def _decoded(raw: bytes, path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from traghetto.money import FREE, UnitPrice
-from traghetto.settings import SizeClass, Upstream
+from traghetto.settings import SimulatorFault, SizeClass, Upstream
 from traghetto.wire.capabilities import Capabilities
 
 ModelType = Literal[
@@ -112,7 +112,7 @@ class GgufSource:
 class SimulatorSource:
     """Served by the simulator, possibly with a permanent fault, paced in seconds."""
 
-    fault: str | None = None
+    fault: SimulatorFault | None = None
     first_token_seconds: float = 0.0
     token_seconds: float = 0.0
 

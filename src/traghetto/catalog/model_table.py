@@ -36,6 +36,7 @@ from traghetto.catalog.model import (
 from traghetto.money import UnitPrice, parse_usd
 from traghetto.settings import (
     SettingInvalid,
+    SimulatorFault,
     SizeClass,
     Upstream,
     convert_table,
@@ -118,9 +119,9 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
         Literal["simulator", "llama"] | None, Meta(description="The engine that serves it here.")
     ] = None
     gguf: Annotated[Path | None, Meta(description="The model file, for engine `llama`.")] = None
-    fault: Annotated[str | None, Meta(description="A permanent fault, for engine `simulator`.")] = (
-        None
-    )
+    fault: Annotated[
+        SimulatorFault | None, Meta(description="A permanent fault, for engine `simulator`.")
+    ] = None
     first_token_seconds: Annotated[
         float, Meta(ge=0, le=600, description="Pause before the first token, for the simulator.")
     ] = 0.0

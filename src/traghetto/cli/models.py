@@ -18,6 +18,7 @@ from traghetto.catalog import (
 )
 from traghetto.catalog.catalog import LISTING_TYPES
 from traghetto.cli.output import note, print_json, print_table
+from traghetto.engines.llama.library import require_library
 from traghetto.money import format_usd
 
 _CONFIG = click.option(
@@ -67,10 +68,24 @@ def show_model(name: str, config: Path) -> None:
 
 @models.command("check")
 @_CONFIG
+@click.option(
+    "--found-later",
+    is_flag=True,
+    help="For use with `serve --upstream` or `--gguf`, which may serve models of the file.",
+)
 @_JSON
-def check_configuration(config: Path, as_json: bool) -> None:
-    """Check a configuration file; a running server that is sent SIGHUP would take it."""
-    catalog = _catalog(config)
+def check_configuration(config: Path, found_later: bool, as_json: bool) -> None:
+    """Check a configuration file for a server on this machine; upstreams are not contacted.
+
+    The model files and the variables of keys that it names have to be there.
+    """
+    configuration = read_configuration(
+        config, os.environ, backends_required=not found_later, must_run_here=True
+    )
+    catalog = Catalog(configuration.models)
+    sources = [source for model in catalog.models for source in model.backends]
+    if any(isinstance(source, GgufSource) for source in sources):
+        require_library()
     if as_json:
         print_json({"valid": True, "models": [model.id for model in catalog.models]})
     else:

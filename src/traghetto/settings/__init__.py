@@ -4,6 +4,7 @@ from traghetto.settings.annotations import SettingRow, setting_rows, table_rows
 from traghetto.settings.fields import (
     RateNumbers,
     Settings,
+    SimulatorFault,
     SizeClass,
     Upstream,
     default_data_dir,
@@ -31,6 +32,7 @@ __all__ = [
     "SettingInvalid",
     "SettingRow",
     "Settings",
+    "SimulatorFault",
     "SizeClass",
     "Upstream",
     "build_settings",

@@ -32,6 +32,30 @@ SETTLE_SECONDS: Final = 10.0
 SizeClass = Literal["xs", "s", "m", "l", "image", "audio", "embedding", "none"]
 """Which row of the rate limit table holds for a model; `none` has no limit."""
 
+SimulatorFault = Literal[
+    "overloaded",
+    "at-capacity",
+    "offline",
+    "unreachable",
+    "content-policy",
+    "context-exceeded",
+    "rejected-input",
+    "broken",
+    "hang",
+    "slow",
+    "stall-after",
+    "cut-after",
+    "malformed",
+    "invalid-utf8",
+    "in-band-error",
+    "in-band-overload",
+    "no-finish-reason",
+    "no-done",
+    "no-usage",
+]
+"""What a file may call a permanent fault: the values of the simulator's `Fault`, which says what
+each does."""
+
 
 def default_data_dir() -> Path:
     """Where state lives unless told otherwise: `$XDG_DATA_HOME/traghetto`, by the XDG rules."""

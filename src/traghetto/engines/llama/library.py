@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import importlib
+import importlib.util
 import secrets
 import shutil
 import socket
@@ -22,6 +23,12 @@ from typing import Any, Final
 
 import msgspec
 
+_LIBRARY: Final = "xllamacpp"
+"""An optional extra, and a library of 100 MB."""
+_MISSING: Final = (
+    "running GGUF files needs llama.cpp: run `scripts/setup llama` in a checkout, or "
+    "pip install 'traghetto[llama]'"
+)
 _SILENT: Final = -1
 """A verbosity at which llama.cpp writes nothing to our standard output and error."""
 _PROMPT_CACHE_MEBIBYTES: Final = 512
@@ -70,9 +77,9 @@ class LlamaServer:
 
         Raises `LlamaLoadFailure` without the library, the file, or a model in it.
         """
-        library = _import_library()
         if not path.is_file():
             raise LlamaLoadFailure(f"{path} is not a file")
+        library = _import_library()
         self._secret = secrets.token_hex(32)
         self._directory = tempfile.mkdtemp(prefix="traghetto-llama-")
         try:
@@ -168,10 +175,14 @@ def _connect(address: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(rest, timeout=_LISTENER_TIMEOUT_SECONDS)
 
 
+def require_library() -> None:
+    """Raises `LlamaLoadFailure` if llama.cpp is not installed; loads nothing."""
+    if importlib.util.find_spec(_LIBRARY) is None:
+        raise LlamaLoadFailure(_MISSING)
+
+
 def _import_library() -> ModuleType:
     try:
-        return importlib.import_module("xllamacpp")  # an optional extra, and a library of 100 MB
+        return importlib.import_module(_LIBRARY)
     except ImportError as error:
-        raise LlamaLoadFailure(
-            "running GGUF files needs llama.cpp: pip install 'traghetto[llama]'"
-        ) from error
+        raise LlamaLoadFailure(_MISSING) from error
