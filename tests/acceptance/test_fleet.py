@@ -27,6 +27,7 @@ from support.waiting import wait_until
 from traghetto.app import Launch
 from traghetto.app import fleet as fleet_module
 from traghetto.app import gateway as gateway_module
+from traghetto.catalog import ConfigInvalid
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaLoadFailure
 from traghetto.engines.openai.backend import OpenAIBackend
@@ -192,6 +193,18 @@ def test_an_upstreams_unusable_ids_are_left_out_and_told_once(
 # --- reloads ------------------------------------------------------------------------------------
 
 
+def test_a_file_that_was_emptied_does_not_give_everything_away(tmp_path: Path) -> None:
+    """Neither a start nor a reload takes a file without models for a wish for the simulator."""
+    with running_gateway(tmp_path, model_toml("first")) as gateway:
+        (tmp_path / "traghetto.toml").write_text("")
+        reload(gateway)
+        assert served(gateway) == ["first"]
+        (refused,) = [r for r in gateway.records() if r["event"] == "reload_refused"]
+        assert "name at least one `[[models]]` table" in refused["reason"]
+    with pytest.raises(ConfigInvalid, match="or start without --config"):
+        launch(tmp_path, toml="").configuration()
+
+
 def test_a_model_file_that_cannot_be_loaded_refuses_the_reload(
     tmp_path: Path, upstream: FaultUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,8 +224,10 @@ def test_a_model_file_that_cannot_be_loaded_refuses_the_reload(
     monkeypatch.setattr(OpenAIBackend, "__init__", noted)
     path = tmp_path / "traghetto.toml"
     with running_gateway(tmp_path, model_toml("first")) as gateway:
+        model_file = tmp_path / "not-a-model.gguf"
+        model_file.touch()
         path.write_text(
-            relayed_toml(upstream) + model_toml("local", engine='"llama"', gguf='"/no/such.gguf"')
+            relayed_toml(upstream) + model_toml("local", engine='"llama"', gguf=f'"{model_file}"')
         )
         reload(gateway)
         assert served(gateway) == ["first"]

@@ -84,12 +84,12 @@ def read_configuration(
         )
         if must_run_here:
             _check_surroundings(configuration, environ or {})
-        return configuration
     except SettingInvalid as error:
         if error.origin is not Origin.FILE:
             raise ConfigInvalid(str(error)) from None
         line = TomlLines(text).line_of(error.path)
         raise ConfigInvalid(f"{path}:{line}: {error}") from None
+    return configuration
 
 
 def _configuration(
