@@ -58,6 +58,25 @@ def test_the_first_start_makes_one_account_and_one_admin_key() -> None:
     asyncio.run(run())
 
 
+def test_the_first_admin_key_belongs_to_the_account_of_that_purpose() -> None:
+    """Accounts that were made before the first start do not become administrators by it."""
+
+    async def run() -> None:
+        disk = MemoryDisk()
+        admin = administer(MemoryStore(disk))
+        await admin.perform("accounts.create", {"name": "acme"})
+        assert await admin.first_start() is not None
+        (key,) = (await admin.perform("keys.list", {})).keys
+        assert (key.account, key.kind) == ("default", KeyKind.ADMIN)
+        again = administer(MemoryStore(MemoryDisk()))
+        made = await again.perform("accounts.create", {"name": "default", "usd": "1"})
+        assert await again.first_start() is not None
+        (shown,) = (await again.perform("accounts.list", {})).accounts
+        assert shown == made
+
+    asyncio.run(run())
+
+
 def test_operations_change_what_they_say() -> None:
     """Create, credit, set, list, key with limits, revoke: each answers with what is now true."""
 

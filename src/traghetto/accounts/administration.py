@@ -84,11 +84,11 @@ class Administration:
     async def first_start(self) -> str | None:
         """Make the first ADMIN key; its secret, or None if there has been one.
 
-        It belongs to the first account, which is registered with 0 USD if there is none.
+        It belongs to the account `default`, which is registered with 0 USD if it is not there.
         """
         if self._directory.has_had_admin_key:
             return None
-        account = next(iter(self._directory.accounts()), None)
+        account = self._directory.find_account(FIRST_ACCOUNT)
         if account is None:
             account, _ = self._directory.create_account(FIRST_ACCOUNT)
         created = self._directory.create_key(

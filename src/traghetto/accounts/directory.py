@@ -101,9 +101,13 @@ class Directory:
             if not key.revoked and account_id in (None, key.account_id)
         ]
 
+    def find_account(self, name_or_id: str) -> Account | None:
+        """An account by its name or id; None if there is none."""
+        return self._accounts.get(self._by_name.get(name_or_id, name_or_id))
+
     def account(self, name_or_id: str) -> Account:
         """An account by its name or id. Raises DirectoryRefusal."""
-        account = self._accounts.get(self._by_name.get(name_or_id, name_or_id))
+        account = self.find_account(name_or_id)
         if account is None:
             raise DirectoryRefusal(
                 f"there is no account {name_or_id!r}: `traghetto accounts list` shows them all"
