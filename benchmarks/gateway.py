@@ -53,7 +53,7 @@ def prepare(directory: Path, behind: Nginx) -> str:
         """
     )
     account = "benchmark"
-    _administer(directory, "accounts", "create", account, "--usd", CREDIT_USD)
+    _administer(directory, "accounts", "create", account, "--usd", CREDIT_USD, "--new-books")
     secret: str = _administer(directory, "keys", "create", "--account", account)["secret"]
     return secret
 

@@ -66,7 +66,7 @@ def gateway(tmp_path: Path, data_dir: Path) -> Iterator[GatewayProcess]:
 
 
 def new_key(data_dir: Path, *options: str, account: str = "someone", usd: str = "5") -> str:
-    operate(data_dir, "accounts", "create", account, "--usd", usd)
+    operate(data_dir, "accounts", "create", account, "--usd", usd, "--new-books")
     secret: str = operate(data_dir, "keys", "create", "--account", account, *options)["secret"]
     return secret
 

@@ -444,3 +444,20 @@ def test_reading_an_empty_directory_creates_nothing(tmp_path: Path) -> None:
     for group, name in ((accounts, "list"), (keys, "list"), (ledger, "verify")):
         assert "no books" in command(group, tmp_path / "none", name, status=1)
     assert not (tmp_path / "none").exists()
+
+
+def test_changing_an_empty_directory_begins_no_books_unless_asked(tmp_path: Path) -> None:
+    """An account is not made in the wrong place by a mistyped directory."""
+    wrong = tmp_path / "wrong"
+    for group, *arguments in (
+        (accounts, "create", "acme", "--usd", "5"),
+        (accounts, "credit", "acme", "--usd", "5"),
+        (accounts, "set", "acme", "--pro"),
+        (keys, "create"),
+        (keys, "revoke", "x"),
+        (ledger, "adjust", "acme", "--usd", "1", "--reason", "x"),
+    ):
+        assert "no books" in command(group, wrong, *arguments, status=1)
+    assert not wrong.exists()
+    command(accounts, wrong, "create", "acme", "--new-books")
+    assert command(keys, wrong, "create", "--account", "acme")["secret"]

@@ -50,14 +50,24 @@ def _entitlements(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("name")
 @click.option("--usd", metavar="USD", help="First credit.")
 @_entitlements
+@click.option(
+    "--new-books", is_flag=True, help="Begin new books if there are none, before any `serve`."
+)
 @data_dir_option()
 @json_option()
 def create(
-    name: str, features: tuple[str, ...], data_dir: Path, as_json: bool, **members: Any
+    name: str,
+    features: tuple[str, ...],
+    new_books: bool,
+    data_dir: Path,
+    as_json: bool,
+    **members: Any,
 ) -> None:
     """Create an account."""
     arguments = {"name": name, "features": features, **members}
-    _print(perform(data_dir, "accounts.create", arguments, AccountShown), as_json)
+    _print(
+        perform(data_dir, "accounts.create", arguments, AccountShown, new_books=new_books), as_json
+    )
 
 
 @accounts.command()

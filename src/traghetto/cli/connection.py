@@ -2,7 +2,7 @@
 
 Read-only operations always read one snapshot of the books, and disturb nobody. The others go to
 the owner of the data directory over its control socket; without an owner the command becomes the
-owner for as long as it takes.
+owner for as long as it takes. New books are made only where that is asked for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from traghetto.settings import default_data_dir
 from traghetto.storage.connector import SnapshotStore, Store, StoreBroken, StoreUnusable
 from traghetto.storage.directory_lock import DataDirectoryBusy
 from traghetto.storage.facts import StoredState
-from traghetto.storage.sqlite import SqliteStore, open_read_only
+from traghetto.storage.sqlite import SqliteStore, open_read_only, require_books
 
 ANSWER_SECONDS_MAX: Final = 30.0
 
@@ -54,10 +54,18 @@ def json_option() -> Callable[[_CommandT], _CommandT]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-def perform(data_dir: Path, operation: str, arguments: dict[str, Any], result_type: Any) -> Any:
+def perform(
+    data_dir: Path,
+    operation: str,
+    arguments: dict[str, Any],
+    result_type: Any,
+    *,
+    new_books: bool = False,
+) -> Any:
     """Carry out an operation of `accounts.administration` and return its typed result.
 
-    `arguments` that are None are left out. Raises click.ClickException with a sentence.
+    `arguments` that are None are left out. A directory without books is refused, unless
+    `new_books` may be made there. Raises click.ClickException with a sentence.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
@@ -66,6 +74,8 @@ def perform(data_dir: Path, operation: str, arguments: dict[str, Any], result_ty
         if data_dir.exists() and (connection := _connect(data_dir)) is not None:
             with connection:
                 return msgspec.convert(_ask(connection, operation, given), result_type)
+        if not new_books:
+            require_books(data_dir)
         return asyncio.run(_own(data_dir, operation, given))
     except (OperationRefused, PepperUnusable, StoreUnusable, StoreBroken) as refusal:
         raise click.ClickException(str(refusal)) from refusal

@@ -212,18 +212,22 @@ class SqliteSnapshot:
         return _rows(self._connection, "holds", HoldOpened)
 
 
+def require_books(data_dir: Path) -> None:
+    """Raises StoreUnusable if there are no books in `data_dir`; touches nothing."""
+    if not (data_dir / FILE_NAME).exists():
+        raise StoreUnusable(
+            f"there are no books in {data_dir}: start `traghetto serve` once, or name the right "
+            "directory with --data-dir"
+        )
+
+
 def open_read_only(data_dir: Path) -> SqliteSnapshot:
     """A snapshot of the books in `data_dir`, whether or not a gateway is running on them.
 
     Raises StoreUnusable if there are no books there, or a newer version wrote them.
     """
-    path = data_dir / FILE_NAME
-    if not path.exists():
-        raise StoreUnusable(
-            f"there are no books in {data_dir}: start `traghetto serve` once, or name the right "
-            "directory with --data-dir"
-        )
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    require_books(data_dir)
+    connection = apsw.Connection(str(data_dir / FILE_NAME), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.execute("BEGIN")
