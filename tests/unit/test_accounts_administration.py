@@ -122,7 +122,10 @@ def test_operations_change_what_they_say() -> None:
         ("accounts.create", {"name": "new", "usd": 1.5}, "Expected `str"),
         ("accounts.create", {"name": "new", "diem": "0.05"}, "at least 0.1"),
         ("accounts.create", {"name": "new", "colour": "red"}, "unknown field `colour`"),
+        ("accounts.create", {"name": " "}, "matching regex"),
         ("accounts.credit", {"account": "acme", "usd": "0"}, "more than 0"),
+        ("accounts.credit", {"account": "acme", "usd": "-1"}, "`traghetto ledger adjust` takes"),
+        ("keys.create", {"account": "acme", "expires_at_ns": 0}, "expires in the future"),
         ("accounts.credit", {"account": "acme", "usd": "1e-10"}, "9 decimal places"),
         ("accounts.set", {"account": "acme", "tier": "gold"}, "Invalid enum value"),
         ("keys.create", {"account": "nobody"}, "accounts list"),
@@ -356,6 +359,9 @@ def test_commands_refuse_in_sentences(data_dir: Path) -> None:
     assert "9 decimal places" in command(
         accounts, data_dir, "create", "x", "--usd", "0.0000000001", status=1
     )
+    assert "needs a name" in command(accounts, data_dir, "create", " ", status=2)
+    assert "nothing to change" in command(accounts, data_dir, "set", "default", status=2)
+    assert "in the future" in command(keys, data_dir, "create", "--expires", "2020-01-01", status=1)
 
 
 def test_a_key_cannot_expire_beyond_the_books(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ MODEL = '[[models]]\nid = "a"\nengine = "simulator"\npricing = { input = "1", ou
     ("text", "message"),
     [
         ("prot = 1\n", "1: prot: unknown key; did you mean `port`?"),
-        ("\n\nport = 'x'\n", "3: port: Expected `int`, got `str`"),
+        ("\n\nport = 'x'\n", "3: port: expected a whole number, got text"),
         ("port = \n", "1: Invalid value"),
         ("a = 1\na = 2\n", "2: Cannot overwrite a value"),
         ('host = "\n', "1: "),
@@ -169,27 +169,34 @@ MODEL = '[[models]]\nid = "a"\nengine = "simulator"\npricing = { input = "1", ou
         (MODEL + "pro = true\n", "5: models[0].pro: unknown key; did you mean"),
         (
             MODEL + "type = 'txt'\n",
-            "5: models[0].type: Invalid enum value 'txt'; choose one of asr",
+            "5: models[0].type: invalid enum value 'txt'; choose one of asr",
         ),
-        (MODEL + "context_tokens = 0\n", "5: models[0].context_tokens: Expected `int` >= 1"),
+        (
+            MODEL + "context_tokens = 0\n",
+            "5: models[0].context_tokens: expected a whole number of at least 1",
+        ),
         (MODEL + "upstreams = ['gpu']\n", "3: models[0].engine: a model has `upstreams` or"),
         ("port = 1\n", "1: models: none; name at least one `[[models]]` table, or start without"),
         (
             MODEL + "fault = 'bogus'\n",
-            "5: models[0].fault: Invalid enum value 'bogus'; choose one of overloaded, at-cap",
+            "5: models[0].fault: invalid enum value 'bogus'; choose one of overloaded, at-cap",
         ),
         (MODEL + "gguf = 'x'\n", "5: models[0].gguf: `gguf` needs engine"),
         (MODEL + "[models.capabilities]\nsupportsVison = true\n", "6: models[0].capabilities.supp"),
         (MODEL + "[models.model_spec]\nprivacy = 'x'\n", "6: models[0].model_spec.privacy: set"),
         (MODEL * 2, "5: models[1]: two models have the id 'a'"),
         (MODEL.replace('"a"', '"traits"'), "2: models[0].id: 'traits' is a route"),
-        (MODEL.replace('"a"', '"a b"'), "2: models[0].id: Expected `str` matching"),
+        (MODEL.replace('"a"', '"a b"'), "2: models[0].id: expected text matching"),
         (MODEL.replace('"1"', "nan", 1), "4: models[0].pricing.input: an amount has at most"),
         (MODEL.replace('"1"', "-1", 1), "4: models[0].pricing.input: a price is never negative"),
         (MODEL.replace('"1"', "true", 1), "4: models[0].pricing.input: expected a price in USD"),
         (MODEL.replace('"1"', '"free"', 1), "4: models[0].pricing.input: not an amount of money"),
         (MODEL.replace('"1"', '"1e-10"', 1), "4: models[0].pricing.input: an amount has at most"),
-        (MODEL.replace("output", "outptu"), "4: models[0].pricing: incomplete; write pricing"),
+        (MODEL.replace(', output = "1"', ""), "4: models[0].pricing: incomplete; write pricing"),
+        (
+            MODEL.replace("output", "outptu"),
+            "4: models[0].pricing.outptu: unknown key; did you mean `output`?",
+        ),
         (
             '[[models]]\nid = "a"\npricing = { input = "1", output = "1" }\n',
             "1: models[0]: nothing serves model 'a'; name `upstreams`, or an `engine`",
@@ -197,7 +204,7 @@ MODEL = '[[models]]\nid = "a"\nengine = "simulator"\npricing = { input = "1", ou
         (
             MODEL.replace('engine = "simulator"', 'upstreams = ["gpv"]')
             + '[[upstreams]]\nname = "gpu"\nurl = "http://x"\n',
-            "3: models[0].upstreams: no upstream is called 'gpv'",
+            "3: models[0].upstreams: no `[[upstreams]]` table is named 'gpv'; there are gpu",
         ),
         ('[[upstreams]]\nname = "a"\nurl = "x"\n', "1: upstreams[0]: `url` starts with"),
     ],

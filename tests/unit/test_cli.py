@@ -1,6 +1,7 @@
 """The frame of the command line, and `traghetto errors`."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -144,6 +145,25 @@ def test_models_check_refuses_what_serve_would_refuse(capsys, tmp_path) -> None:
         assert problem in checked[2]
     config.write_text(priced)
     assert run_here(capsys, "models", "check", "--config", str(config), "--found-later")[0] == 0
+
+
+def test_serve_says_what_is_wrong_with_the_place_it_was_given(capsys, tmp_path) -> None:
+    """A taken port, no port at all, and a data directory that cannot be are sentences."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        serve = ("serve", "--data-dir", str(tmp_path / "data"), "--port")
+        status, _, err = run_here(capsys, *serve, port)
+        assert status == 1
+        assert f"traghetto: port {port} is in use: choose another with --port\n" in err
+    status, _, err = run_here(capsys, *serve, "99999")
+    assert (status, err) == (
+        1, "traghetto: option --port: expected a whole number of at most 65535\n"
+    )  # fmt: skip
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        status, _, err = run_here(capsys, "serve", "--port", "0", "--data-dir", str(place))
+        assert status == 1
+        assert f"{place} cannot be the data directory (" in err
 
 
 def test_table_aligns_columns(capsys) -> None:

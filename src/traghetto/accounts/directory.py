@@ -157,7 +157,9 @@ class Directory:
         expires_at_ns: int | None = None,
         openai_errors: bool = False,
     ) -> NewKey:
-        """A new key of an existing account."""
+        """A new key of an existing account. Raises DirectoryRefusal if it has expired already."""
+        if expires_at_ns is not None and expires_at_ns <= self._clock.utc_ns():
+            raise DirectoryRefusal("a key expires in the future: choose a later time (UTC)")
         secret = new_api_key(_PREFIXES[kind])
         key = ApiKey(
             id=new_record_id(),

@@ -18,6 +18,7 @@ _PRINTABLE = r"\A[^\x00-\x1f\x7f\ud800-\udfff]*\Z"
 _NOT_BLANK = rf"(?=.*\S){_PRINTABLE}"
 
 Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE)]
+NewName = Annotated[str, Meta(max_length=128, pattern=_NOT_BLANK)]
 Text = Annotated[str, Meta(max_length=1024, pattern=_PRINTABLE)]
 Reason = Annotated[str, Meta(max_length=1024, pattern=_NOT_BLANK)]
 Instant = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -35,7 +36,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class CreateAccount(Arguments, frozen=True, kw_only=True):
     """Register an account."""
 
-    name: Name
+    name: NewName
     usd: Money | None = None
     diem: Money | None = None
     pro: bool = False

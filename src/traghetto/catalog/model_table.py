@@ -66,6 +66,7 @@ _PRICE_ADVICE: Final = {
     "asr": 'pricing = { per_audio_second = "0.0001" }',
     "music": 'pricing = { generation = "0.10" }',
 }
+_TOKEN_PRICES: Final = ("input", "output", "cache_input", "cache_write")
 _REQUIRED_PRICES: Final[Mapping[str, tuple[frozenset[str], ...]]] = {
     "text": (frozenset({"input", "output"}),),
     "embedding": (frozenset({"input", "output"}),),
@@ -267,8 +268,10 @@ def _backends(
         return (GgufSource(entry.gguf),)
     for name in entry.upstreams:
         if name not in upstreams:
-            problem = f"no upstream is called {name!r}; {unknown_name(name, upstreams)}"
-            raise SettingInvalid((*path, "upstreams"), problem)
+            known = f"there are {', '.join(upstreams)}" if upstreams else "there are none"
+            raise SettingInvalid(
+                (*path, "upstreams"), f"no `[[upstreams]]` table is named {name!r}; {known}"
+            )
     model = entry.upstream_model or entry.id
     return tuple(UpstreamSource(upstreams[name], model) for name in entry.upstreams)
 
@@ -282,19 +285,19 @@ def _pricing(entry: ModelTable, path: TablePath) -> tuple[TextPricing, MediaPric
             f'model {entry.id!r} has no price; add {_PRICE_ADVICE[entry.type]} ("0" makes it free)',
         )
     where = (*path, "pricing")
+    by_tokens = entry.type in {"text", "embedding"}
+    for name in entry.pricing if by_tokens else ():
+        if name not in _TOKEN_PRICES:
+            raise SettingInvalid((*where, name), unknown_name(name, _TOKEN_PRICES))
     required = _REQUIRED_PRICES.get(entry.type, (frozenset(),))
     if not any(names <= entry.pricing.keys() for names in required):
         raise SettingInvalid(where, f"incomplete; write {_PRICE_ADVICE[entry.type]}")
-    if entry.type in {"text", "embedding"}:
+    if by_tokens:
         return _text_pricing(entry.pricing, where), None
     return FREE_TEXT, MediaPricing(_price_tree(entry.pricing, where))
 
 
 def _text_pricing(prices: Mapping[str, Any], path: TablePath) -> TextPricing:
-    known = ("input", "output", "cache_input", "cache_write")
-    for name in prices:
-        if name not in known:
-            raise SettingInvalid((*path, name), unknown_name(name, known))
     amounts = {name: UnitPrice(_nano_usd(prices[name], (*path, name))) for name in prices}
     return TextPricing(
         input=amounts["input"],

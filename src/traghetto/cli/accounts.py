@@ -64,6 +64,8 @@ def create(
     **members: Any,
 ) -> None:
     """Create an account."""
+    if not name.strip():
+        raise click.BadParameter("an account needs a name that can be read", param_hint="NAME")
     arguments = {"name": name, "features": features, **members}
     _print(
         perform(data_dir, "accounts.create", arguments, AccountShown, new_books=new_books), as_json
@@ -91,6 +93,8 @@ def set_account(
     account: str, features: tuple[str, ...], data_dir: Path, as_json: bool, **members: Any
 ) -> None:
     """Change an account; what is not given stays."""
+    if not features and all(value is None for value in members.values()):
+        raise click.UsageError("nothing to change: give at least one option, see --help")
     arguments = {"account": account, "features": features or None, **members}
     _print(perform(data_dir, "accounts.set", arguments, AccountShown), as_json)
 

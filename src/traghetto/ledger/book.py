@@ -210,7 +210,7 @@ class Book:
     def credit(self, account_id: str, nano_usd: int, *, reason: str) -> Durability:
         """Add USD to an account. Raises ValueError for an amount that is not positive."""
         if nano_usd <= 0:
-            raise ValueError("a credit is more than 0; `adjust` takes money away")
+            raise ValueError("a credit is more than 0; `traghetto ledger adjust` takes money away")
         fund = self._holdings.own(account_id).usd
         return self._move(account_id, fund, nano_usd, EntryKind.CREDIT, FUNDING, reason)
 

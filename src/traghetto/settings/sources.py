@@ -5,6 +5,7 @@ Invariant: an unknown name is refused with the nearest known one, never ignored.
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,16 @@ from traghetto.settings.invalid import (
 
 _HINTS: Final = typing.get_type_hints(Settings, include_extras=True)
 SETTING_NAMES: Final = tuple(name for name in _HINTS if name not in TABLES)
+
+_TYPE_WORDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+_TYPE: Final = re.compile(rf"`({'|'.join(_TYPE_WORDS)})(?: \| null)?`")
 
 
 def build_settings(
@@ -96,7 +107,7 @@ def convert_field(
     try:
         return msgspec.convert(value, kind, strict=strict, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise SettingInvalid(path, f"{error}{_choices_hint(kind)}") from None
+        raise SettingInvalid(path, f"{_in_words(str(error))}{_choices_hint(kind)}") from None
 
 
 def _upstreams(value: object) -> tuple[Upstream, ...]:
@@ -136,6 +147,20 @@ def _decode_path(kind: type, value: object) -> Any:
     if kind is Path and isinstance(value, str | Path):
         return Path(value).expanduser()
     raise NotImplementedError(kind)
+
+
+def _in_words(refusal: str) -> str:
+    """What the decoder said, for people who do not know its types."""
+    refusal = _TYPE.sub(lambda found: _TYPE_WORDS[found[1]], refusal)
+    for sign, words in (
+        (" of length >= ", " with a length of at least "),
+        (" of length <= ", " with a length of at most "),
+        (" >= ", " of at least "),
+        (" <= ", " of at most "),
+        (" > ", " above "),
+    ):
+        refusal = refusal.replace(sign, words)
+    return refusal[:1].lower() + refusal[1:]
 
 
 def _choices_hint(hint: Any) -> str:

@@ -27,13 +27,20 @@ class DataDirectoryBusy(StoreUnusable):
 class DataDirectoryLock:
     """Creates the data directory (0700) and holds `lock` in it until `release`.
 
-    Raises DataDirectoryBusy. The operating system frees the lock when its holder dies, however
-    it dies; the file stays, because removing it would let two processes lock different files.
+    Raises DataDirectoryBusy, and StoreUnusable where there can be no such directory. The operating
+    system frees the lock when its holder dies, however it dies; the file stays, because removing
+    it would let two processes lock different files.
     """
 
     def __init__(self, data_dir: Path) -> None:
-        data_dir.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
-        data_dir.chmod(PRIVATE_DIRECTORY_MODE)
+        try:
+            data_dir.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+            data_dir.chmod(PRIVATE_DIRECTORY_MODE)
+        except OSError as error:
+            raise StoreUnusable(
+                f"{data_dir} cannot be the data directory ({error.strerror}): name another with "
+                "--data-dir"
+            ) from error
         self._file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
