@@ -193,6 +193,17 @@ def test_an_upstreams_unusable_ids_are_left_out_and_told_once(
 # --- reloads ------------------------------------------------------------------------------------
 
 
+def test_a_reload_names_the_settings_that_wait_for_a_restart(tmp_path: Path) -> None:
+    """An edit that has no effect yet is told; deadlines take effect at once and are not."""
+    with running_gateway(tmp_path, model_toml("first")) as gateway:
+        reload(gateway)
+        changed = 'total_seconds = 500\naccess_log = true\noverdraft = "never"\n'
+        (tmp_path / "traghetto.toml").write_text(changed + model_toml("first"))
+        reload(gateway)
+        told = [r for r in gateway.records() if r["event"] == "settings_need_restart"]
+        assert [record["reason"] for record in told] == ["overdraft, access_log"]
+
+
 def test_a_file_that_was_emptied_does_not_give_everything_away(tmp_path: Path) -> None:
     """Neither a start nor a reload takes a file without models for a wish for the simulator."""
     with running_gateway(tmp_path, model_toml("first")) as gateway:

@@ -80,6 +80,11 @@ def events(gateway: GatewayProcess) -> list[str]:
     return [json.loads(line)["event"] for line in lines if line.startswith("{")]
 
 
+def test_a_start_names_its_process(gateway: GatewayProcess) -> None:
+    """Signals need the process id, which nobody should have to look for."""
+    wait_until(lambda: f"Process: {gateway.process.pid}\n" in gateway.log.read_text())
+
+
 # Accounts and keys
 
 

@@ -43,6 +43,10 @@ from traghetto.wire.schema import validator_for
 
 SWEEP_SECONDS: Final = 5.0
 UPSTREAM_RETRY_SECONDS: Final = 5.0
+_RELOADED_SETTINGS: Final = frozenset(
+    {"upstreams", "first_event_seconds", "between_events_seconds", "total_seconds"}
+)
+"""What a reload takes up besides the models: the servers behind them, and their deadlines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,8 @@ class Gateway:
             self._serve(configuration, built)
             self._seek(silent)
             log_event("info", "reloaded", count=len(built.models))
+            if waiting := _changed_in_vain(configuration.settings, self.services.settings):
+                log_event("warn", "settings_need_restart", reason=", ".join(waiting))
 
     def _serve(self, configuration: Configuration, built: Built) -> None:
         """New requests meet the fleet that was built; pools it has not kept are closed later."""
@@ -293,6 +299,15 @@ async def open_gateway(
             await control.aclose()
     finally:
         await gateway.aclose()
+
+
+def _changed_in_vain(new: Settings, running: Settings) -> list[str]:
+    """The settings that a reload has read and that only the next start will heed."""
+    return [
+        name
+        for name in Settings.__struct_fields__
+        if name not in _RELOADED_SETTINGS and getattr(new, name) != getattr(running, name)
+    ]
 
 
 def _rate_limiter(settings: Settings, clock: Clock, launch: Launch) -> RateLimiter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,7 @@ def _say_started(url: str, started: Started) -> None:
     click.echo(f"Traghetto answers at {url}/api/v1")
     if started.admin_key is not None:
         _say_admin_key(started.admin_key)
+    note(f"Process: {os.getpid()}")
     ids = [model.id for model in started.models]
     shown = ", ".join(ids[:MODELS_SHOWN])
     more = f" and {len(ids) - MODELS_SHOWN} more" if len(ids) > MODELS_SHOWN else ""
