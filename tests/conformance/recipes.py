@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -256,7 +257,10 @@ def _revoked_key(scene: Scene) -> Answer:
 
 
 def _expired_key(scene: Scene) -> Answer:
-    scene.key_of(expires_at_ns=1)
+    scene.key_of(expires_at_ns=time.time_ns() + 200_000_000)
+    wait_until(
+        lambda: scene.gateway.perform("keys.list", account=scene.account)["keys"][-1]["expired"]
+    )
     return scene.chat()
 
 
