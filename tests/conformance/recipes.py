@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from support.configuration import model_toml, relayed_toml
 from support.gateway import RunningGateway, raw_exchange
 from support.upstream import FaultUpstream, answer_json, upstream_in_thread
 from support.waiting import wait_until
+from traghetto.clock import ManualClock
 
 BODY_BYTES_MAX = 4096
 CANARY = "the canary sings at noon"
@@ -257,10 +257,10 @@ def _revoked_key(scene: Scene) -> Answer:
 
 
 def _expired_key(scene: Scene) -> Answer:
-    scene.key_of(expires_at_ns=time.time_ns() + 200_000_000)
-    wait_until(
-        lambda: scene.gateway.perform("keys.list", account=scene.account)["keys"][-1]["expired"]
-    )
+    clock = scene.gateway.gateway.services.clock
+    assert isinstance(clock, ManualClock)
+    scene.key_of(expires_at_ns=clock.utc_ns() + 1_000)
+    scene.gateway.call(clock.advance, 0.000_001)
     return scene.chat()
 
 
