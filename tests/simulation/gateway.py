@@ -196,7 +196,7 @@ class GatewayRun:
 
     async def stop(self) -> None:
         """The process stops, and has no patience: what is open is cancelled and settled."""
-        self._history.note("stop", "gateway", self.number)
+        self._history.stopped_runs[self.number] = self._history.note("stop", "gateway", self.number)
         self.is_up = False
         tasks = self.tasks
         for task in tasks:

@@ -112,6 +112,8 @@ class History:
         self.failed_runs: dict[int, int] = {}
         """Runs whose disk failed: where in the history."""
         self.ended_runs: set[int] = set()
+        self.stopped_runs: dict[int, Moment] = {}
+        """When each run that was stopped began to stop."""
         """Runs that crashed or lost their disk, and what they had not written with it."""
         self.troubles: list[str] = []
         """What a witness saw that must not happen at all."""

@@ -394,17 +394,21 @@ def _allowed_charges(
     allowed = {_of_leaving(history, client, reading, delivered)}
     if reading.complete or ended_by_us:
         allowed.add(complete)
-    if _broke(attempts[-1], reading, client):
+    if _broke(history, attempts[-1], reading, client):
         allowed.add(_of_broken(client, reading, delivered))
     return allowed
 
 
-def _broke(attempt: AttemptLog, reading: Reading, client: ClientLog) -> bool:
+def _broke(history: History, attempt: AttemptLog, reading: Reading, client: ClientLog) -> bool:
     """Whether the gateway may have seen the stream break before it saw its client leave.
 
-    A backend whose stream was broken off from our side may have been silent for too long.
+    A backend whose stream was broken off from our side may have been silent for too long; and a
+    stop that runs out of patience breaks a stream whose client does not take what is there.
     """
     gone = client.gone
+    stopped = history.stopped_runs.get(client.run)
+    if stopped is not None and gone is not None and stopped.number < gone.number:
+        return True
     if reading.broken or gone is None or attempt.ended is None:
         return reading.broken
     return not reading.complete and attempt.ended.number < gone.number
