@@ -337,3 +337,23 @@ def test_all_choices_are_paid(gateway: RunningGateway) -> None:
     answer = ask(gateway, key, chat_body(n=3))
     assert answer.json["usage"]["completion_tokens"] == 48
     assert owned(gateway)[0] == 1 - Decimal("0.000108")
+
+
+def test_without_overdraft_a_whole_answer_is_no_longer_than_its_hold_pays_for(
+    tmp_path: Path,
+) -> None:
+    """Ten tokens' worth of funds buy ten tokens; less than one token's worth buys a refusal."""
+    toml = model_toml("dear", pricing='{ input = "0", output = "10000" }') + model_toml(
+        "dearer", pricing='{ input = "0", output = "200000" }'
+    )
+    with running_gateway(tmp_path, toml, overdraft="never") as gateway:
+        key = new_key(gateway, {"usd": "0.1"})
+        refused = chat(gateway, key, "dearer", max_tokens=None)
+        assert (refused.status, refused.headers["x-error-code"]) == (402, "INSUFFICIENT_BALANCE")
+        answer = chat(gateway, key, "dear", max_tokens=None)
+        assert answer.status == 200
+        assert answer.json["choices"][0]["finish_reason"] == "length"
+        assert answer.json["usage"]["completion_tokens"] == 10
+        assert owned(gateway)[0] == 0
+        assert gateway.gateway.book.open_holds == 0
+        assert gateway.differences() == []

@@ -12,7 +12,7 @@ from traghetto.money import NANO_PER_USD, Currency
 FLOOR_NANO_USD: Final = NANO_PER_USD // 10
 """Admission needs 0.10 USD, summed over currencies (contract A.2, code 5)."""
 
-_LIMIT_CODES: Final = {
+LIMIT_CODES: Final = {
     Currency.DIEM: ErrorCode.API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
     Currency.USD: ErrorCode.API_KEY_USD_SPEND_LIMIT_EXCEEDED,
 }
@@ -35,5 +35,5 @@ def refusal(spendable: Spendable) -> ErrorCode:
     if sum(spendable.unclamped.values()) >= FLOOR_NANO_USD:
         for currency, amount in spendable.unclamped.items():
             if spendable.clamped[currency] < amount:
-                return _LIMIT_CODES[currency]
+                return LIMIT_CODES[currency]
     return ErrorCode.INSUFFICIENT_BALANCE

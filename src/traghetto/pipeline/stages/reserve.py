@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.ledger.book import Hold
-from traghetto.money import Currency
+from traghetto.ledger.spendable import LIMIT_CODES
 from traghetto.pipeline.quote import OUTPUT_SLICE_TOKENS, Quote, quote_chat
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
 from traghetto.pipeline.stages.parse import ChatJob
-
-_LIMIT_CODES: Final = {
-    Currency.DIEM: ErrorCode.API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
-    Currency.USD: ErrorCode.API_KEY_USD_SPEND_LIMIT_EXCEEDED,
-}
 
 
 def reserve(
@@ -69,7 +62,7 @@ def _within(hold: Hold, services: Services, caller: Caller, job: ChatJob, quote:
         spendable = services.book.spendable(caller.account.id, caller.key.id, caller.key.limits)
         currency = hold.currency
         if spendable.clamped[currency] < spendable.unclamped[currency]:
-            raise ApiError(_LIMIT_CODES[currency])
+            raise ApiError(LIMIT_CODES[currency])
         raise ApiError(ErrorCode.INSUFFICIENT_BALANCE)
     if job.request.stream:
         return job
