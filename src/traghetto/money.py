@@ -23,7 +23,23 @@ class Currency(enum.StrEnum):
     """What an account pays with, in the order in which it is consumed (contract C.5)."""
 
     DIEM = "DIEM"
+    BUNDLED_CREDITS = "BUNDLED_CREDITS"
+    """USD that came with a subscription: spent before money that was paid in."""
     USD = "USD"
+
+    @property
+    def counted_as(self) -> Currency:
+        """The currency in whose limit and totals it counts: bundled credits are USD."""
+        return _COUNTED_AS[self]
+
+
+_COUNTED_AS: Final = {
+    Currency.DIEM: Currency.DIEM,
+    Currency.BUNDLED_CREDITS: Currency.USD,
+    Currency.USD: Currency.USD,
+}
+COUNTED_CURRENCIES: Final = (Currency.DIEM, Currency.USD)
+"""The currencies that limits, headers and totals name."""
 
 
 class LimitPeriod(enum.StrEnum):
@@ -43,7 +59,7 @@ class SpendLimits:
     period: LimitPeriod = LimitPeriod.EPOCH
 
     def of(self, currency: Currency) -> int | None:
-        """The limit in `currency`."""
+        """The limit that spending in `currency` counts against; bundled credits are USD."""
         return self.diem_nano_usd if currency is Currency.DIEM else self.usd_nano_usd
 
 

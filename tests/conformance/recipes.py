@@ -306,6 +306,25 @@ def _as_diem_key(scene: Scene) -> Answer:
     return scene.chat()
 
 
+def _with_idempotency_key(scene: Scene, key: str, **members: Any) -> Answer:
+    headers = {"idempotency-key": key}
+    return ask(scene.gateway, scene.key, scene.body(**members), headers=headers)
+
+
+def _malformed_idempotency_key(scene: Scene) -> Answer:
+    return _with_idempotency_key(scene, "no spaces")
+
+
+def _reused_idempotency_key(scene: Scene) -> Answer:
+    assert _with_idempotency_key(scene, "key-1").status == 200
+    return _with_idempotency_key(scene, "key-1", temperature=1)
+
+
+def _answer_that_was_not_kept(scene: Scene) -> Answer:
+    assert _with_idempotency_key(scene, "key-1").status == 200
+    return _with_idempotency_key(scene, "key-1")
+
+
 def _without_model(scene: Scene) -> Answer:
     body = scene.body()
     del body["model"]
@@ -472,6 +491,40 @@ _CALLER: tuple[Recipe, ...] = (
         401,
         "Admin API key required",
         headers=_CHALLENGE,
+    ),
+)
+
+_CLAIM: tuple[Recipe, ...] = (
+    published(
+        "INVALID_REQUEST",
+        _malformed_idempotency_key,
+        "malformed idempotency key",
+        reached="account",
+        body=_INVALID + '"details":{"_errors":[],"Idempotency-Key":{"_errors":["Invalid"]}},'
+        '"issues":[{"code":"invalid_string","validation":"regex","path":["Idempotency-Key"],'
+        '"message":"Invalid"}]}',
+    ),
+    Recipe(
+        "IDEMPOTENCY_KEY_REUSED",
+        "",
+        _reused_idempotency_key,
+        400,
+        "This Idempotency-Key was already used with a different request",
+        "account",
+        balance="9.999956",
+        spent="0.000044",
+    ),
+    Recipe(
+        "IDEMPOTENT_ANSWER_TOO_LARGE",
+        "",
+        _answer_that_was_not_kept,
+        400,
+        "The request with this Idempotency-Key was answered, but its answer is too large to be "
+        "sent again",
+        "account",
+        settings={"kept_answers_bytes_max": 0},
+        balance="9.999956",
+        spent="0.000044",
     ),
 )
 
@@ -750,6 +803,7 @@ _INFERENCE: tuple[Recipe, ...] = (
 RECIPES: tuple[Recipe, ...] = (
     *_EDGE,
     *_CALLER,
+    *_CLAIM,
     *_MODEL,
     *_REQUEST,
     *_FUNDS,

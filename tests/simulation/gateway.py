@@ -25,6 +25,7 @@ from traghetto.engines.pool import ModelPool, Replica
 from traghetto.engines.protocols import Deadlines
 from traghetto.errors import ErrorCode
 from traghetto.http.dispatch import Dispatch, EdgeServices
+from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book, Hold, day_window
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.concurrency import Gate
@@ -151,6 +152,7 @@ class GatewayRun:
             clock=clock,
             directory=Directory(self.store, clock, PEPPER, state),
             book=self.book,
+            answers=Answers(self.store, clock, kept_bytes_max=1 << 20),
             rates=RateLimiter(clock, own_numbers={"xs": numbers}),
             budget=FailedRequestBudget(clock, failed_requests_max=settings.failed_requests_max),
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),

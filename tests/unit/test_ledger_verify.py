@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from support.books import USD, charge, open_books
-from traghetto.ledger.book import Book, Hold, Receipt
+from traghetto.ledger.book import Beside, Book, Hold, Receipt
 from traghetto.ledger.charges import Charge
 from traghetto.ledger.verify import verify
 from traghetto.money import Currency
@@ -91,11 +91,11 @@ def test_every_corruption_is_named(corrupt: Callable[[MemoryDisk], None], named:
 class SettlesTwice(Book):
     """A seeded defect: the second end of a hold is not noticed."""
 
-    def settle_hold(self, hold: Hold, charge: Charge) -> Receipt:
-        super().settle_hold(hold, charge)
+    def settle_hold(self, hold: Hold, charge: Charge, beside: Beside) -> Receipt:
+        super().settle_hold(hold, charge, beside)
         hold.ended = False
         self._open[hold.request_id] = hold
-        return super().settle_hold(hold, charge)
+        return super().settle_hold(hold, charge, beside)
 
 
 def test_a_seeded_double_settlement_is_refused_by_the_books() -> None:

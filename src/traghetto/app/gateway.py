@@ -28,6 +28,7 @@ from traghetto.endpoints.table import endpoint_table
 from traghetto.engines.pool import ModelPool
 from traghetto.errors import ErrorStyle
 from traghetto.http.dispatch import Dispatch, EdgeServices, Readiness
+from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book, day_window
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.rates import RateLimiter
@@ -99,6 +100,9 @@ class Gateway:
             clock=clock,
             directory=self.directory,
             book=self.book,
+            answers=Answers(
+                store, clock, state.kept_bytes, kept_bytes_max=settings.kept_answers_bytes_max
+            ),
             rates=_rate_limiter(settings, clock, launch),
             budget=FailedRequestBudget(
                 clock,
@@ -136,7 +140,7 @@ class Gateway:
         self._serve(configuration, built)
         self._seek(silent)
         suggestions = await self._builder.suggestions(configuration)
-        self._spawn(self._sweep_holds())
+        self._spawn(self._sweep())
         warnings = [f"{upstream.url} does not answer yet; its models follow" for upstream in silent]
         if settings.durability == "normal":
             warnings.append(
@@ -220,9 +224,11 @@ class Gateway:
 
         return replace(endpoint, handle=noted)
 
-    async def _sweep_holds(self) -> None:
+    async def _sweep(self) -> None:
+        """End what has outlived its time: holds, and answers kept for idempotency keys."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self.services.answers.forget_expired()
             if swept := self.book.sweep():
                 log_event("error", "holds_expired", count=swept)
 

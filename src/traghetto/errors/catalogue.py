@@ -268,6 +268,14 @@ class Adjunct(enum.Enum):
     INVALID_JSON = Row(400, "Invalid JSON request", counted=False, of="INVALID_REQUEST")
     MODEL_REQUIRED = Row(400, "model is required", of="INVALID_REQUEST")
     MODEL_NOT_A_STRING = Row(400, "model must be a string", of="INVALID_REQUEST")
+    IDEMPOTENCY_KEY_REUSED = Row(
+        400, "This Idempotency-Key was already used with a different request"
+    )
+    IDEMPOTENT_ANSWER_TOO_LARGE = Row(
+        400,
+        "The request with this Idempotency-Key was answered, but its answer is too large to be "
+        "sent again",
+    )
     UPSTREAM_REJECTED = Row(
         400,
         "Invalid request parameters. For assistance, please reach out to support@venice.ai and "

@@ -134,7 +134,7 @@ class Dispatch:
         name, code, complete = UNROUTED, "", False
         try:
             endpoint, parameter = self._find(exchange)
-            name = endpoint.name
+            name = exchange.endpoint = endpoint.name
             await endpoint.handle(exchange, parameter)
             if not exchange.response_started:
                 raise RuntimeError("the endpoint returned without an answer")  # noqa: TRY301

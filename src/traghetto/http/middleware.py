@@ -24,9 +24,12 @@ METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST")
 
 EXPOSED_HEADERS: Final = (
     "cf-ray",
+    "content-disposition",
+    "idempotent-replayed",
     "retry-after",
     "x-balance-remaining",
     "x-error-code",
+    "x-next-cursor",
     "x-ratelimit-limit-requests",
     "x-ratelimit-limit-tokens",
     "x-ratelimit-remaining",

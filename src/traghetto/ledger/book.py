@@ -7,6 +7,7 @@ Invariants: see README.md beside this file.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,24 +16,40 @@ from traghetto.errors import ApiError, ErrorCode
 from traghetto.ids import new_request_id
 from traghetto.ledger.charges import Basis, Charge, ChargeLine, Usage, bounded, price_version
 from traghetto.ledger.funds import Fund
-from traghetto.ledger.hold import Durability, Hold, HoldEnded, Receipt
+from traghetto.ledger.hold import (
+    Beside,
+    Durability,
+    Hold,
+    HoldEnded,
+    Receipt,
+    nothing_beside,
+)
 from traghetto.ledger.holdings import Holdings
 from traghetto.ledger.journal import (
     charge_entries,
     diem_grant,
     hold_row,
     movement,
+    refund_entry,
     usage_row,
 )
 from traghetto.ledger.spendable import FLOOR_NANO_USD, Spendable, refusal
 from traghetto.ledger.windows import Calendar, day_window
-from traghetto.money import NANO_PER_USD, NANO_USD_MAX, Currency, LimitPeriod, SpendLimits
+from traghetto.money import (
+    COUNTED_CURRENCIES,
+    NANO_PER_USD,
+    NANO_USD_MAX,
+    Currency,
+    LimitPeriod,
+    SpendLimits,
+)
 from traghetto.settings.fields import HOLD_SECONDS_MAX
 from traghetto.storage.connector import Store
 from traghetto.storage.facts import (
     ADJUSTMENT,
     FUNDING,
     AllocationSet,
+    Entry,
     EntryKind,
     Fact,
     HoldClosed,
@@ -42,6 +59,7 @@ from traghetto.storage.facts import (
 
 __all__ = [
     "Basis",
+    "Beside",
     "Book",
     "Charge",
     "ChargeLine",
@@ -53,6 +71,7 @@ __all__ = [
     "Spendable",
     "Usage",
     "day_window",
+    "nothing_beside",
     "price_version",
 ]
 
@@ -107,10 +126,16 @@ class Book:
         """What the key could spend now, per currency."""
         day = self._calendar.today()
         clamped, unclamped = {}, {}
+        bundled = 0
         for fund in self._holdings.of_account(account_id, day).in_order:
             spare = fund.spare()
             unclamped[fund.currency] = spare
-            clamped[fund.currency] = min(spare, self._room(key_id, fund, limits, day))
+            room = self._room(key_id, fund, limits, day)
+            if fund.currency is Currency.BUNDLED_CREDITS:
+                bundled = spare = min(spare, room)
+            elif fund.currency is Currency.USD:
+                room -= bundled  # they share a limit
+            clamped[fund.currency] = min(spare, room)
         return Spendable(clamped, unclamped)
 
     def check_funds(self, account_id: str, key_id: str, limits: SpendLimits) -> None:
@@ -164,12 +189,16 @@ class Book:
         return self._holdings.own(account_id).allocation
 
     def spent(self, key_id: str, period: LimitPeriod) -> dict[Currency, int]:
-        """What a key has spent in the current window of `period`."""
+        """What a key has spent in the current window of `period`, as limits count it."""
         day = self._calendar.today()
         return {
             currency: self._holdings.of_key(key_id, currency, day).of(period).spent
-            for currency in Currency
+            for currency in COUNTED_CURRENCIES
         }
+
+    def today(self) -> str:
+        """The current day window, such as `E:2026-11-23`."""
+        return self._calendar.today()
 
     @property
     def open_holds(self) -> int:
@@ -178,9 +207,9 @@ class Book:
 
     # The end of requests
 
-    def record_free(self, usage: Usage) -> None:
-        """Meter a request whose price is 0; nobody waits for it."""
-        self._store.submit((usage_row(usage, None, 0, 0),))
+    def record_free(self, usage: Usage, beside: Beside = nothing_beside) -> Durability:
+        """Meter a request whose price is 0, with what belongs to it."""
+        return self._store.submit((usage_row(usage, None, 0, 0), *beside(0)))
 
     def sweep(self) -> int:
         """Void every hold that has outlived its time; returns how many. Call it now and then.
@@ -207,11 +236,16 @@ class Book:
 
     # What operators do
 
-    def credit(self, account_id: str, nano_usd: int, *, reason: str) -> Durability:
-        """Add USD to an account. Raises ValueError for an amount that is not positive."""
+    def credit(
+        self, account_id: str, nano_usd: int, *, reason: str, currency: Currency = Currency.USD
+    ) -> Durability:
+        """Add USD or bundled credits to an account.
+
+        Raises ValueError for an amount that is not positive, or that makes the balance too large.
+        """
         if nano_usd <= 0:
             raise ValueError("a credit is more than 0; `traghetto ledger adjust` takes money away")
-        fund = self._holdings.own(account_id).usd
+        fund = self._holdings.own(account_id).lasting(currency)
         return self._move(account_id, fund, nano_usd, EntryKind.CREDIT, FUNDING, reason)
 
     def adjust(
@@ -221,10 +255,30 @@ class Book:
         if nano_usd == 0 or not reason:
             raise ValueError("an adjustment has an amount and a reason")
         funds = self._holdings.of_account(account_id, self._calendar.today())
-        fund = funds.usd if currency is Currency.USD else funds.diem
+        fund = funds.diem if currency is Currency.DIEM else funds.lasting(currency)
         if fund is None:
             raise ValueError("the account has no DIEM today")
         return self._move(account_id, fund, nano_usd, EntryKind.ADJUST, ADJUSTMENT, reason)
+
+    def refund(self, charges: Sequence[Entry], *, reason: str) -> Durability:
+        """Give back the charges of one request, to the funds and to the limit that paid them.
+
+        The caller has made sure that `charges` are all of the request and were not refunded
+        before; the journal refuses a second refund of a line. Raises ValueError if DIEM of a day
+        that is over would be given back: they have lapsed (contract A.4).
+        """
+        day = self._calendar.today()
+        for charge in charges:
+            if charge.currency is Currency.DIEM and charge.window != day:
+                raise ValueError("it was paid with the DIEM of a day that is over: they lapsed")
+            _check_range(self._paid_from(charge, day).balance + sum(row.amount for row in charges))
+        now = self._calendar.now_ns()
+        for charge in charges:
+            self._paid_from(charge, day).balance += charge.amount
+            if charge.key_id is not None:
+                tallies = self._holdings.of_key(charge.key_id, charge.currency, day)
+                tallies.give_back(charge.key_window, charge.amount)
+        return self._store.submit([refund_entry(charge, now, reason) for charge in charges])
 
     def check_allocation(self, nano_usd_per_day: int) -> None:
         """Raise ValueError unless it is 0, which ends an allocation, or at least 0.1 DIEM."""
@@ -254,7 +308,7 @@ class Book:
             diem.balance += rise
             diem.granted += rise
             line = f"rise:{new_request_id()}"
-            facts.append(diem_grant(account_id, day, rise, line, self._clock.utc_ns()))
+            facts.append(diem_grant(account_id, day, rise, line, self._calendar.now_ns()))
         return self._store.submit(facts)
 
     # What a hold asks for (`HoldKeeper`)
@@ -282,7 +336,7 @@ class Book:
             self._store.submit((HoldExtended(hold.request_id, hold.amount_nano_usd),))
         return True
 
-    def settle_hold(self, hold: Hold, charge: Charge) -> Receipt:
+    def settle_hold(self, hold: Hold, charge: Charge, beside: Beside) -> Receipt:
         """Release the hold and charge what its request used, within the hold's bounds."""
         self._end(hold)
         priced = charge.total_nano_usd
@@ -295,12 +349,16 @@ class Book:
         facts: list[Fact] = []
         if charged:
             lines = charge.lines if charged == priced else bounded(charge.lines, charged)
-            now = self._clock.utc_ns()
+            now = self._calendar.now_ns()
             facts += charge_entries(hold, lines, charge.price_version, now)
         facts.append(usage_row(charge.usage, hold.fund.currency, priced, charged))
         if hold.written is not None:
             facts.append(HoldClosed(hold.request_id))
-        return Receipt(charged, self._store.submit(facts))
+        try:
+            facts += beside(charged)
+        finally:  # the hold has ended: its charge is written whatever becomes of the rest
+            durable = self._store.submit(facts)
+        return Receipt(charged, durable)
 
     def void_hold(self, hold: Hold) -> Durability | None:
         """Release the hold without a charge."""
@@ -354,7 +412,7 @@ class Book:
             hold.exclusive_limit = limit is not None and clamped == hold.limit_tally.spare(limit)
             fund.exclusive = hold.exclusive_fund
             hold.limit_tally.exclusive = hold.exclusive_limit
-        hold.created_ns = self._clock.utc_ns()
+        hold.created_ns = self._calendar.now_ns()
         hold.expires_at = self._clock.monotonic() + self._hold_seconds
         self._change_held(hold, min(bound, clamped))
         self._open[request_id] = hold
@@ -399,13 +457,19 @@ class Book:
             spare = min(spare, hold.limit_tally.spare(hold.key_limit))
         return spare
 
+    def _paid_from(self, charge: Entry, day: str) -> Fund:
+        """The fund that a charge of this day, or in a currency that does not lapse, came from."""
+        fund = self._holdings.of_account(charge.account_id, day).find(charge.currency)
+        assert fund is not None, "a charge was paid from a fund"
+        return fund
+
     def _move(
         self, account_id: str, fund: Fund, nano_usd: int, kind: EntryKind, other: str, reason: str
     ) -> Durability:
         """One entry between funds and `other`; positive amounts go to the customer."""
         _check_range(fund.balance + nano_usd)
         fund.balance += nano_usd
-        now = self._clock.utc_ns()
+        now = self._calendar.now_ns()
         entry = movement(account_id, fund, nano_usd, kind, other, reason, now)
         return self._store.submit((entry,))
 

@@ -34,6 +34,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     basis: Basis
     streamed: bool
     created_ns: int
+    duration_ms: int = 0
+    """From admission to the charge."""
 
     def __post_init__(self) -> None:
         if not (

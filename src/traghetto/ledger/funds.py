@@ -20,7 +20,7 @@ class Fund:
         self.window = window
         self.balance = balance
         self.granted = granted
-        """What allocations have put into a DIEM window so far; 0 for USD."""
+        """What allocations have put into a DIEM window so far; 0 for other currencies."""
         self.held = 0
         self.exclusive = False
 
@@ -70,6 +70,16 @@ class KeyTallies:
             self.month = Tally(self._stored_in_month(day))
         self.day = Tally(self._stored.get(day, 0))
         self.day_window = day
+
+    def give_back(self, day: str, nano_usd: int) -> None:
+        """Take a refunded charge of the window `day` out of every tally that counts it."""
+        self.lifetime.spent -= nano_usd
+        if month_of(day) == month_of(self.day_window):
+            self.month.spent -= nano_usd
+        if day == self.day_window:
+            self.day.spent -= nano_usd
+        if day in self._stored:  # a later turn to that window starts from what is stored
+            self._stored[day] = max(0, self._stored[day] - nano_usd)
 
     def of(self, period: LimitPeriod) -> Tally:
         """The tally that a limit of `period` is compared with."""

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from traghetto.ledger.charges import Charge
 from traghetto.ledger.funds import Fund, KeyTallies, Tally
 from traghetto.money import Currency
+from traghetto.storage.facts import Fact
 
 Durability = asyncio.Future[None]
 """Resolves when what was decided is on disk; fails with `StoreBroken`."""
+
+
+Beside = Callable[[int], Iterable[Fact]]
+"""What must become durable together with a charge; it is told what was charged, in nano_usd."""
+
+
+def nothing_beside(_charged_nano_usd: int) -> Iterable[Fact]:
+    """A charge that stands alone."""
+    return ()
 
 
 class Receipt(NamedTuple):
@@ -29,7 +40,7 @@ class HoldKeeper(Protocol):
 
     def write_hold(self, hold: Hold) -> Durability: ...
     def extend_hold(self, hold: Hold, nano_usd: int) -> bool: ...
-    def settle_hold(self, hold: Hold, charge: Charge) -> Receipt: ...
+    def settle_hold(self, hold: Hold, charge: Charge, beside: Beside) -> Receipt: ...
     def void_hold(self, hold: Hold) -> Durability | None: ...
 
 
@@ -96,9 +107,12 @@ class Hold:
         """Take `nano_usd` more; False, and nothing taken, if funds or limits refuse."""
         return self.keeper.extend_hold(self, nano_usd)
 
-    def settle(self, charge: Charge) -> Receipt:
-        """End the hold with a charge. Raises HoldEnded the second time."""
-        return self.keeper.settle_hold(self, charge)
+    def settle(self, charge: Charge, beside: Beside = nothing_beside) -> Receipt:
+        """End the hold with a charge, and with what belongs to it, in one commit.
+
+        Raises HoldEnded the second time.
+        """
+        return self.keeper.settle_hold(self, charge, beside)
 
     def void(self) -> Durability | None:
         """End the hold without a charge; None if it never was on disk. Raises HoldEnded."""

@@ -12,26 +12,46 @@ from typing import Final
 from traghetto.clock import Clock
 from traghetto.ledger.funds import Fund, KeyTallies
 from traghetto.ledger.journal import diem_grant
-from traghetto.ledger.windows import USD_WINDOW
+from traghetto.ledger.windows import NO_WINDOW
 from traghetto.money import Currency
 from traghetto.storage.connector import Store
 from traghetto.storage.facts import GRANT_LINE, StoredState
 
 
 class AccountFunds:
-    """The funds of one account: USD, and DIEM on days that have any."""
+    """The funds of one account: USD, bundled credits if it ever had any, DIEM on days with any."""
 
-    __slots__ = ("allocation", "day", "diem", "in_order", "usd")
+    __slots__ = ("allocation", "bundled", "day", "diem", "in_order", "usd")
 
-    def __init__(self, usd_balance: int, allocation: int) -> None:
-        self.allocation = allocation
+    def __init__(self) -> None:
+        self.allocation = 0
         """DIEM granted per UTC day, in nano_usd."""
-        self.usd = Fund(Currency.USD, USD_WINDOW, usd_balance)
+        self.usd = Fund(Currency.USD, NO_WINDOW, 0)
+        self.bundled: Fund | None = None
         self.diem: Fund | None = None
         self.day = ""
         """The day window that `diem` was last looked up for."""
         self.in_order: tuple[Fund, ...] = (self.usd,)
         """In the order in which currencies are consumed (contract C.5)."""
+
+    def lasting(self, currency: Currency) -> Fund:
+        """The fund of a currency that does not lapse; bundled credits begin with the first use."""
+        if currency is Currency.USD:
+            return self.usd
+        assert currency is Currency.BUNDLED_CREDITS, "DIEM belongs to a day"
+        if self.bundled is None:
+            self.bundled = Fund(currency, NO_WINDOW, 0)
+            self.put_in_order()
+        return self.bundled
+
+    def find(self, currency: Currency) -> Fund | None:
+        """The fund of `currency` on the day last looked up; None if there is none."""
+        return next((fund for fund in self.in_order if fund.currency is currency), None)
+
+    def put_in_order(self) -> None:
+        """Note which funds there are."""
+        funds = (self.diem, self.bundled, self.usd)
+        self.in_order = tuple(fund for fund in funds if fund is not None)
 
 
 class Holdings:
@@ -46,10 +66,10 @@ class Holdings:
         for allocation in state.allocations:
             self.own(allocation.account_id).allocation = allocation.amount
         for row in state.balances:
-            if row.currency is Currency.USD:
-                self.own(row.account_id).usd.balance = row.amount
-            else:
+            if row.currency is Currency.DIEM:
                 self._stored_diem[row.account_id, row.window] = row.amount
+            else:
+                self.own(row.account_id).lasting(row.currency).balance = row.amount
         self._stored_grants: Final = {
             (row.account_id, row.window): row.amount for row in state.grants
         }
@@ -66,7 +86,7 @@ class Holdings:
         """The funds of an account, without a look at the day; new accounts own 0 USD."""
         funds = self._accounts.get(account_id)
         if funds is None:
-            funds = self._accounts[account_id] = AccountFunds(0, 0)
+            funds = self._accounts[account_id] = AccountFunds()
         return funds
 
     def of_account(self, account_id: str, day: str) -> AccountFunds:
@@ -75,14 +95,14 @@ class Holdings:
         if funds.day != day:
             funds.day = day
             funds.diem = self._diem_of(account_id, funds.allocation, day)
-            funds.in_order = (funds.usd,) if funds.diem is None else (funds.diem, funds.usd)
+            funds.put_in_order()
         return funds
 
     def of_key(self, key_id: str, currency: Currency, day: str) -> KeyTallies:
-        """The tallies of a key on `day`."""
-        tallies = self._tallies.get((key_id, currency))
+        """The tallies of a key on `day`, of spending that counts as `currency` does."""
+        identity = (key_id, currency.counted_as)
+        tallies = self._tallies.get(identity)
         if tallies is None:
-            identity = (key_id, currency)
             tallies = KeyTallies(
                 day,
                 self._stored_days.pop(identity, {}),

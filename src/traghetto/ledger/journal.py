@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from traghetto.ids import new_request_id
 from traghetto.ledger.charges import ChargeLine, Usage
 from traghetto.ledger.funds import Fund
@@ -63,6 +65,18 @@ def charge_entries(
     ]
 
 
+def refund_entry(charge: Entry, created_ns: int, reason: str) -> Entry:
+    """The entry that gives `charge` back: its mirror, unique by the request and line it names."""
+    return msgspec.structs.replace(
+        charge,
+        kind=EntryKind.REFUND,
+        debit=charge.credit,
+        credit=charge.debit,
+        created_ns=created_ns,
+        reason=reason,
+    )
+
+
 def usage_row(usage: Usage, currency: Currency | None, priced: int, charged: int) -> UsageRecorded:
     """What a request used and cost; `currency` is None for one that has no price."""
     return UsageRecorded(
@@ -80,6 +94,7 @@ def usage_row(usage: Usage, currency: Currency | None, priced: int, charged: int
         priced,
         charged,
         usage.created_ns,
+        usage.duration_ms,
     )
 
 

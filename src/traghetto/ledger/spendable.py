@@ -12,7 +12,7 @@ from traghetto.money import NANO_PER_USD, Currency
 FLOOR_NANO_USD: Final = NANO_PER_USD // 10
 """Admission needs 0.10 USD, summed over currencies (contract A.2, code 5)."""
 
-LIMIT_CODES: Final = {
+_LIMIT_CODES: Final = {
     Currency.DIEM: ErrorCode.API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
     Currency.USD: ErrorCode.API_KEY_USD_SPEND_LIMIT_EXCEEDED,
 }
@@ -25,9 +25,23 @@ class Spendable(msgspec.Struct, frozen=True, gc=False):
     """
 
     clamped: dict[Currency, int]
-    """Bounded by the key's limits as well."""
+    """Bounded by the key's limits as well. Where two currencies count against one limit, what the
+    first could take of it is not counted again for the second, so that the sum is true."""
     unclamped: dict[Currency, int]
     """By the account alone."""
+
+    def counted(self) -> dict[Currency, int]:
+        """What the key could spend, by the currency it counts as: bundled credits are USD."""
+        sums: dict[Currency, int] = {}
+        for currency, amount in self.clamped.items():
+            counted = currency.counted_as
+            sums[counted] = sums.get(counted, 0) + amount
+        return sums
+
+
+def limit_code(currency: Currency) -> ErrorCode:
+    """What a request is told that its key's limit keeps from spending `currency`."""
+    return _LIMIT_CODES[currency.counted_as]
 
 
 def refusal(spendable: Spendable) -> ErrorCode:
@@ -35,5 +49,5 @@ def refusal(spendable: Spendable) -> ErrorCode:
     if sum(spendable.unclamped.values()) >= FLOOR_NANO_USD:
         for currency, amount in spendable.unclamped.items():
             if spendable.clamped[currency] < amount:
-                return LIMIT_CODES[currency]
+                return limit_code(currency)
     return ErrorCode.INSUFFICIENT_BALANCE

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from traghetto.storage.connector import Snapshot
-from traghetto.storage.facts import DIEM_GRANT, FUNDS, GRANT_LINE, EntryKind
+from traghetto.storage.facts import DIEM_GRANT, GRANT_LINE, Entry, EntryKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Verification:
     """What was read, and every difference found."""
 
     entries: int
+    refunds: int
     usages: int
     balances: int
     key_spends: int
@@ -43,17 +44,27 @@ def verify(snapshot: Snapshot) -> Verification:
     spends: defaultdict[str, int] = defaultdict(int)
     charged: defaultdict[str, int] = defaultdict(int)
     grants: defaultdict[str, int] = defaultdict(int)
+    refunds: dict[tuple[str, str], Entry] = {}
+    refunded: dict[tuple[str, str], Entry] = {}
     entries = 0
     for entry in snapshot.entries():
         entries += 1
-        amount = entry.amount if entry.credit == FUNDS else -entry.amount
-        funds[_balance(entry.account_id, entry.currency, entry.window)] += amount
+        funds[_balance(entry.account_id, entry.currency, entry.window)] += entry.into_funds
+        if entry.key_id is not None:
+            spent = _spend(entry.key_id, entry.currency.counted_as, entry.key_window)
+            spends[spent] += entry.key_spending
         if entry.kind is EntryKind.CHARGE:
             charged[entry.request_id] += entry.amount
-            if entry.key_id is not None:
-                spends[_spend(entry.key_id, entry.currency, entry.key_window)] += entry.amount
+        elif entry.kind is EntryKind.REFUND:
+            refunds[entry.request_id, entry.line] = entry
         elif entry.debit == DIEM_GRANT and entry.line == GRANT_LINE:
             grants[f"grants of {entry.account_id} in {entry.window}"] += 1
+    if refunds:  # a second reading, so that the charges of all time need not fit into memory
+        refunded = {
+            (entry.request_id, entry.line): entry
+            for entry in snapshot.entries()
+            if entry.kind is EntryKind.CHARGE and (entry.request_id, entry.line) in refunds
+        }
     balances = {
         _balance(row.account_id, row.currency, row.window): row.amount
         for row in snapshot.balances()
@@ -70,6 +81,14 @@ def verify(snapshot: Snapshot) -> Verification:
             {f"charge of request {request}": amount for request, amount in usages.items()},
             {f"charge of request {request}": amount for request, amount in charged.items()},
         ),
+        *_compare(
+            {_refund(row): row.amount for row in refunds.values()},
+            {
+                _refund(row): row.amount
+                for identity, row in refunds.items()
+                if identity in refunded and _mirrors(row, refunded[identity])
+            },
+        ),
         *(Difference(name, count, 1) for name, count in grants.items() if count != 1),
         *(
             Difference(f"hold of request {request}, which has ended", 1, 0)
@@ -78,8 +97,29 @@ def verify(snapshot: Snapshot) -> Verification:
         ),
     ]
     return Verification(
-        entries, len(usages), len(balances), len(counters), len(holds), tuple(differences)
+        entries,
+        len(refunds),
+        len(usages),
+        len(balances),
+        len(counters),
+        len(holds),
+        tuple(differences),
     )
+
+
+def _mirrors(refund: Entry, charge: Entry) -> bool:
+    """Whether a refund gives back what its charge took, to those it was taken from."""
+    return (refund.amount, refund.account_id, refund.currency, refund.window, refund.key_id) == (
+        charge.amount,
+        charge.account_id,
+        charge.currency,
+        charge.window,
+        charge.key_id,
+    ) and refund.key_window == charge.key_window
+
+
+def _refund(entry: Entry) -> str:
+    return f"refund of request {entry.request_id}, line {entry.line}"
 
 
 def _balance(account_id: str, currency: str, window: str) -> str:

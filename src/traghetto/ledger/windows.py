@@ -1,7 +1,7 @@
 """Windows of time as row keys: the UTC day of a DIEM allocation and of a key's spending.
 
-Invariant: the current day never moves back within a process, nor to before the day that its books
-were loaded for, whatever the wall clock does.
+Invariants: the current day never moves back within a process, nor to before the day that its books
+were loaded for, whatever the wall clock does; nor do the times of what is written down.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Final
 
 from traghetto.clock import Clock
 
-USD_WINDOW: Final = ""
+NO_WINDOW: Final = ""
+"""The window of currencies that do not lapse."""
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
 
@@ -28,17 +29,23 @@ def month_of(day: str) -> str:
 class Calendar:
     """Tells the current day window; a step back of the wall clock stays in the later day."""
 
-    __slots__ = ("_clock", "_day", "_ends_ns")
+    __slots__ = ("_clock", "_day", "_ends_ns", "_latest_ns")
 
     def __init__(self, clock: Clock, first_day: str) -> None:
         """`first_day` is the window that the books were loaded for: earlier ones are not known."""
         self._clock = clock
+        self._latest_ns = 0
         self._ends_ns = 0
         self._day = first_day
 
+    def now_ns(self) -> int:
+        """The time to write on an entry: the latest that the wall clock has shown."""
+        self._latest_ns = max(self._latest_ns, self._clock.utc_ns())
+        return self._latest_ns
+
     def today(self) -> str:
         """The window of the latest UTC day seen so far."""
-        now = self._clock.utc_ns()
+        now = self.now_ns()
         if now >= self._ends_ns:
             self._ends_ns = (now // _DAY_NS + 1) * _DAY_NS
             self._day = max(self._day, day_window(now))

@@ -58,6 +58,7 @@ class Exchange:
         "call_on_disconnect",
         "client_address",
         "clock",
+        "endpoint",
         "headers",
         "method",
         "model",
@@ -91,6 +92,8 @@ class Exchange:
         self.request_id = request_id
         self.clock = clock
         self.received_monotonic = clock.monotonic()
+        self.endpoint = ""
+        """The name of the endpoint that answers; set by the edge once it is found."""
         self.answer_headers: list[Header] = []
         self.rate_headers: Callable[[], list[Header]] = list
         """The rate limit headers as they are when the answer begins; set once admitted."""

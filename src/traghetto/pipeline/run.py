@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 from traghetto.errors import ApiError
+from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.failures import gateway_stopping
 from traghetto.pipeline.quote import quote_chat
@@ -12,6 +14,7 @@ from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.admit import admit
 from traghetto.pipeline.stages.authenticate import Caller, authenticate
 from traghetto.pipeline.stages.authorise import authorise
+from traghetto.pipeline.stages.claim import claim, replay
 from traghetto.pipeline.stages.execute import Execution, execute
 from traghetto.pipeline.stages.parse import parse
 from traghetto.pipeline.stages.receive import receive_json
@@ -39,7 +42,12 @@ async def _run(services: Services, exchange: Exchange) -> None:
     async with receive_json(services.settings, services.bodies, exchange) as body:  # 2-4
         caller = authenticate(services, exchange, body)  # 5-9
         try:
-            await _run_authenticated(services, exchange, caller, body)
+            claimed = await claim(services, exchange, caller, body)
+            if isinstance(claimed, KeptAnswer):
+                await replay(exchange, claimed)
+            else:
+                with claimed or nullcontext():
+                    await _run_authenticated(services, exchange, caller, body, claimed)
         except ApiError as error:
             services.budget.count(caller.bucket, error)
             raise
@@ -48,7 +56,11 @@ async def _run(services: Services, exchange: Exchange) -> None:
 
 
 async def _run_authenticated(
-    services: Services, exchange: Exchange, caller: Caller, body: dict[str, object]
+    services: Services,
+    exchange: Exchange,
+    caller: Caller,
+    body: dict[str, object],
+    claimed: Claim | None,
 ) -> None:
     fleet = services.fleet  # one fleet for the whole request, also across a reload
     choice = resolve(fleet, exchange, body, kind="text")  # 11
@@ -62,6 +74,14 @@ async def _run_authenticated(
             services, caller, model, job, quote=quote, hold=hold, admission=admission
         )
         execution = Execution(
-            services, exchange, body, job, model, pool, principal=caller.account.id
+            services,
+            exchange,
+            body,
+            job,
+            model,
+            pool,
+            fleet.headers[model.id],
+            claimed,
+            principal=caller.account.id,
         )
         await execute(execution, settlement)  # 19, settle, answer

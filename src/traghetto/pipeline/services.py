@@ -9,6 +9,7 @@ from traghetto.accounts.directory import Directory
 from traghetto.catalog.catalog import Catalog
 from traghetto.clock import Clock
 from traghetto.engines.pool import ModelPool
+from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.concurrency import Gate
@@ -39,6 +40,7 @@ class Services:
     clock: Clock
     directory: Directory
     book: Book
+    answers: Answers
     rates: RateLimiter
     budget: FailedRequestBudget
     bodies: BodiesInFlight

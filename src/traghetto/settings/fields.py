@@ -229,6 +229,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=60, le=_DAY, description="Life of a hold on funds, and of a stream, in seconds."),
     ] = HOLD_SECONDS_MAX
 
+    kept_answers_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Answers kept for `Idempotency-Key`, together and encrypted, in bytes; "
+            "above it a repeated request is refused instead of answered again.",
+        ),
+    ] = 1_073_741_824
+
     first_event_seconds: Annotated[
         float, Meta(gt=0, le=_DAY, description="Deadline of a stream's first event, in seconds.")
     ] = 120.0

@@ -14,9 +14,10 @@ import msgspec
 
 from traghetto.money import Currency
 from traghetto.storage.facts import (
-    FUNDS,
     AccountSaved,
     AllocationSet,
+    AnswerKept,
+    AnswersExpired,
     Entry,
     EntryKind,
     Fact,
@@ -24,9 +25,13 @@ from traghetto.storage.facts import (
     HoldExtended,
     HoldOpened,
     KeySaved,
+    KeyUsed,
     PepperProved,
     UsageRecorded,
 )
+
+Statement = tuple[str, tuple[Any, ...]]
+"""The name of a statement in `queries/write.sql`, and its parameters."""
 
 
 class Batch:
@@ -35,18 +40,25 @@ class Batch:
     def __init__(self, facts: Iterable[Fact]) -> None:
         self._accounts: dict[str, AccountSaved] = {}
         self._keys: dict[str, KeySaved] = {}
+        self._key_uses: dict[str, KeyUsed] = {}
         self._pepper: PepperProved | None = None
         self._allocations: dict[str, AllocationSet] = {}
         self._entries: list[Entry] = []
         self._balances: defaultdict[tuple[str, Currency, str], int] = defaultdict(int)
         self._key_spends: defaultdict[tuple[str, Currency, str], int] = defaultdict(int)
+        self._key_refunds: defaultdict[tuple[str, Currency, str], int] = defaultdict(int)
         self._usages: list[UsageRecorded] = []
         self._opened: dict[str, HoldOpened] = {}
         self._extended: dict[str, HoldExtended] = {}
         self._closed: list[HoldClosed] = []
+        self._answers: list[AnswerKept] = []
+        self._answers_expired: list[AnswersExpired] = []
         takers: dict[type[Any], Callable[[Any], None]] = {
             AccountSaved: self._take_account,
             KeySaved: self._take_key,
+            KeyUsed: self._take_key_use,
+            AnswerKept: self._answers.append,
+            AnswersExpired: self._answers_expired.append,
             PepperProved: self._take_pepper,
             AllocationSet: self._take_allocation,
             Entry: self._take_entry,
@@ -58,16 +70,22 @@ class Batch:
         for fact in facts:
             takers[type(fact)](fact)
 
-    def statements(self) -> Iterator[tuple[str, str]]:
-        """Name of a statement in `queries/write.sql` and its JSON rows, parents before children."""
+    def statements(self) -> Iterator[Statement]:
+        """What to execute, parents before children.
+
+        Rows travel as one JSON parameter for all of a kind, except kept answers: they are rare and
+        large, and JSON has no bytes.
+        """
         rows: tuple[tuple[str, list[Any]], ...] = (
             ("save_accounts", list(self._accounts.values())),
             ("save_pepper_proof", [] if self._pepper is None else [_hexadecimal(self._pepper)]),
             ("save_keys", [_hexadecimal(key) for key in self._keys.values()]),
+            ("save_key_uses", list(self._key_uses.values())),
             ("save_allocations", list(self._allocations.values())),
             ("insert_entries", self._entries),
             ("move_balances", [(*key, amount) for key, amount in self._balances.items()]),
             ("add_key_spends", [(*key, amount) for key, amount in self._key_spends.items()]),
+            ("take_back_key_spends", [(*key, sum_) for key, sum_ in self._key_refunds.items()]),
             ("insert_usages", self._usages),
             ("open_holds", list(self._opened.values())),
             ("extend_holds", list(self._extended.values())),
@@ -75,13 +93,20 @@ class Batch:
         )
         for name, values in rows:
             if values:
-                yield name, _ENCODER.encode(values).decode()
+                yield name, (_ENCODER.encode(values).decode(),)
+        for expired in self._answers_expired:
+            yield "forget_answers", (expired.now_ns,)
+        for answer in self._answers:
+            yield "keep_answer", msgspec.structs.astuple(answer)
 
     def _take_account(self, account: AccountSaved) -> None:
         self._accounts[account.id] = account
 
     def _take_key(self, key: KeySaved) -> None:
         self._keys[key.id] = key
+
+    def _take_key_use(self, used: KeyUsed) -> None:
+        self._key_uses[used.key_id] = used
 
     def _take_pepper(self, proved: PepperProved) -> None:
         self._pepper = proved
@@ -91,10 +116,11 @@ class Batch:
 
     def _take_entry(self, entry: Entry) -> None:
         self._entries.append(entry)
-        amount = entry.amount if entry.credit == FUNDS else -entry.amount
-        self._balances[entry.account_id, entry.currency, entry.window] += amount
-        if entry.kind is EntryKind.CHARGE and entry.key_id is not None:
-            self._key_spends[entry.key_id, entry.currency, entry.key_window] += entry.amount
+        self._balances[entry.account_id, entry.currency, entry.window] += entry.into_funds
+        if entry.key_id is not None:
+            sums = self._key_spends if entry.kind is EntryKind.CHARGE else self._key_refunds
+            key_window = (entry.key_id, entry.currency.counted_as, entry.key_window)
+            sums[key_window] += entry.key_spending
 
     def _take_opened(self, hold: HoldOpened) -> None:
         self._opened[hold.request_id] = hold

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from traghetto.storage.facts import (
     AccountSaved,
     AllocationSet,
+    AnswerKept,
     BalanceRow,
     Entry,
     Fact,
@@ -99,6 +100,10 @@ class Store(Protocol):
         """The durable state as of the UTC day window `day` (`E:2026-11-23`); read at boot."""
         ...
 
+    async def find_answer(self, handle: bytes) -> AnswerKept | None:
+        """The answer that was kept under `handle`, if it is durable; expired ones included."""
+        ...
+
     async def aclose(self) -> None:
         """Write what was submitted and release the store."""
         ...
@@ -139,6 +144,9 @@ class SnapshotStore:
 
     def load(self, day: str) -> StoredState:
         return self._snapshot.load(day)
+
+    async def find_answer(self, handle: bytes) -> AnswerKept | None:  # noqa: ARG002 - none is given
+        return None
 
     async def aclose(self) -> None:
         return None

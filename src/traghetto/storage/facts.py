@@ -2,8 +2,8 @@
 
 They are encoded as JSON arrays, so the order of fields is the order of the columns in
 `queries/write.sql`. Amounts are nano_usd, times are UTC nanoseconds. A `window` is `E:2026-11-23`
-for a DIEM allocation and empty for USD; a `key_window` is the UTC day in which a key's spending
-counts, from which its month and its lifetime are summed.
+for a DIEM allocation and empty for other currencies; a `key_window` is the UTC day in which a
+key's spending counts, from which its month and its lifetime are summed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class EntryKind(enum.StrEnum):
     """Why money moved."""
 
     CHARGE = "charge"
+    REFUND = "refund"
+    """Gives a charge back: it has the request id and the line of the charge, so it is unique."""
     CREDIT = "credit"
     DIEM_GRANT = "diem_grant"
     ADJUST = "adjust"
@@ -45,6 +47,18 @@ class Basis(enum.StrEnum):
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One movement of money, from `debit` to `credit`; never changed and never deleted."""
+
+    @property
+    def into_funds(self) -> int:
+        """What the customer's funds gain by it; negative for what they lose."""
+        return self.amount if self.credit == FUNDS else -self.amount
+
+    @property
+    def key_spending(self) -> int:
+        """What it adds to the spending of its key: charges do, and refunds take it away."""
+        if self.key_id is None:
+            return 0
+        return self.amount if self.kind is EntryKind.CHARGE else -self.amount
 
     request_id: str
     kind: EntryKind
@@ -67,6 +81,7 @@ class UsageRecorded(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one request used; `charged` is the sum of its charge entries.
 
     `priced` is what the price list asked for; it is higher when a hold bounded the charge.
+    `duration_ms` is the time from its admission to its charge; None in records of older versions.
     """
 
     request_id: str
@@ -83,6 +98,7 @@ class UsageRecorded(msgspec.Struct, frozen=True, array_like=True, gc=False):
     priced: int
     charged: int
     created_ns: int
+    duration_ms: int | None
 
 
 class HoldOpened(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -134,7 +150,10 @@ class AccountSaved(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KeySaved(msgspec.Struct, frozen=True, array_like=True):
-    """An API key as it is from now on; the key itself is never stored, only its digest."""
+    """An API key as it is from now on; the key itself is never stored, only its digest.
+
+    What a limit has above the largest amount of a column is in its `rest`.
+    """
 
     id: str
     account_id: str
@@ -150,6 +169,35 @@ class KeySaved(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
     created_ns: int
     revoked: bool
+    usd_limit_rest: int = 0
+    diem_limit_rest: int = 0
+
+
+class KeyUsed(msgspec.Struct, frozen=True, array_like=True):
+    """When a key was last presented."""
+
+    key_id: str
+    used_ns: int
+
+
+class AnswerKept(msgspec.Struct, frozen=True, array_like=True):
+    """An answer that the same request is given again, until it expires.
+
+    `handle` and `fingerprint` (of the request) are 32 bytes each, `sealed` is the encrypted answer;
+    None stands for an answer that was too large to keep.
+    """
+
+    handle: bytes
+    key_id: str
+    fingerprint: bytes
+    sealed: bytes | None
+    expires_ns: int
+
+
+class AnswersExpired(msgspec.Struct, frozen=True, array_like=True):
+    """Kept answers that expire at `now_ns` or before are forgotten."""
+
+    now_ns: int
 
 
 class PepperProved(msgspec.Struct, frozen=True, array_like=True):
@@ -167,6 +215,9 @@ Fact = (
     | AllocationSet
     | AccountSaved
     | KeySaved
+    | KeyUsed
+    | AnswerKept
+    | AnswersExpired
     | PepperProved
 )
 
@@ -189,7 +240,10 @@ class GrantedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class KeySpendRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What a key spent in one currency on one UTC day (`window`), or, summed, for ever (empty)."""
+    """What a key spent in one currency on one UTC day (`window`), or, summed, for ever (empty).
+
+    It counts as limits do (`Currency.counted_as`), so there is no row of bundled credits.
+    """
 
     key_id: str
     currency: Currency
@@ -197,10 +251,18 @@ class KeySpendRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     spent: int
 
 
+class KeptBytes(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The size of all kept answers that expire within one hour (since 1970, UTC)."""
+
+    hour: int
+    bytes: int
+
+
 class StoredState(msgspec.Struct, frozen=True):
     """What a gateway needs to start deciding, read once at boot.
 
-    `balances` holds USD and the DIEM windows from the requested day on, `grants` the same windows;
+    `balances` holds the DIEM windows from the requested day on and every other currency, `grants`
+    the same windows;
     `key_spends` the days from the first of its month on; `key_lifetimes` the sums over all days.
     """
 
@@ -214,5 +276,7 @@ class StoredState(msgspec.Struct, frozen=True):
     key_spends: tuple[KeySpendRow, ...] = ()
     key_lifetimes: tuple[KeySpendRow, ...] = ()
     holds: tuple[HoldOpened, ...] = ()
+    key_uses: tuple[KeyUsed, ...] = ()
+    kept_bytes: tuple[KeptBytes, ...] = ()
     pepper_proof: bytes | None = None
     """None until the first pepper was used."""

@@ -23,6 +23,8 @@ from traghetto.storage.facts import (
     FUNDS,
     AccountSaved,
     AllocationSet,
+    AnswerKept,
+    AnswersExpired,
     BalanceRow,
     Entry,
     EntryKind,
@@ -31,8 +33,10 @@ from traghetto.storage.facts import (
     HoldClosed,
     HoldExtended,
     HoldOpened,
+    KeptBytes,
     KeySaved,
     KeySpendRow,
+    KeyUsed,
     PepperProved,
     StoredState,
     UsageRecorded,
@@ -53,6 +57,8 @@ class MemoryDisk:
         self._balances: defaultdict[_Cell, int] = defaultdict(int)
         self._key_spends: defaultdict[_Cell, int] = defaultdict(int)
         self._holds: dict[str, HoldOpened] = {}
+        self._key_uses: dict[str, KeyUsed] = {}
+        self._answers: dict[bytes, AnswerKept] = {}
         self._pepper_proof: bytes | None = None
 
     def write(self, facts: Iterable[Fact]) -> None:
@@ -85,6 +91,18 @@ class MemoryDisk:
                 case KeySaved():
                     self._require(fact.account_id in self._accounts, "an unknown account")
                     self._keys[fact.id] = fact
+                case KeyUsed():
+                    self._require(fact.key_id in self._keys, "a key that does not exist")
+                    self._key_uses[fact.key_id] = fact
+                case AnswerKept():
+                    self._require(fact.key_id in self._keys, "a key that does not exist")
+                    self._answers[fact.handle] = fact
+                case AnswersExpired():
+                    self._answers = {
+                        handle: answer
+                        for handle, answer in self._answers.items()
+                        if answer.expires_ns > fact.now_ns
+                    }
                 case PepperProved():
                     self._pepper_proof = fact.proof
 
@@ -103,8 +121,17 @@ class MemoryDisk:
             key_spends=tuple(row for row in self.key_spends() if row.window >= first_of_month),
             key_lifetimes=tuple(KeySpendRow(*key, "", spent) for key, spent in lifetimes.items()),
             holds=tuple(self._holds.values()),
+            key_uses=tuple(self._key_uses.values()),
+            kept_bytes=tuple(
+                KeptBytes(answer.expires_ns // 3_600_000_000_000, len(answer.sealed or b""))
+                for answer in self._answers.values()
+            ),
             pepper_proof=self._pepper_proof,
         )
+
+    def answer(self, handle: bytes) -> AnswerKept | None:
+        """The answer that was kept under `handle`, expired ones included."""
+        return self._answers.get(handle)
 
     def accounts(self) -> Iterable[AccountSaved]:
         return self._accounts.values()
@@ -141,11 +168,12 @@ class MemoryDisk:
         self._require(entry.amount > 0, "an entry without an amount")
         self._require((entry.debit == FUNDS) != (entry.credit == FUNDS), "an entry beside funds")
         self._entries[identity] = entry
-        amount = entry.amount if entry.credit == FUNDS else -entry.amount
-        self._balances[entry.account_id, entry.currency, entry.window] += amount
-        if entry.kind is EntryKind.CHARGE and entry.key_id is not None:
+        self._balances[entry.account_id, entry.currency, entry.window] += entry.into_funds
+        if entry.key_id is not None:
             self._require(entry.key_id in self._keys, "a key that does not exist")
-            self._key_spends[entry.key_id, entry.currency, entry.key_window] += entry.amount
+            spent = (entry.key_id, entry.currency.counted_as, entry.key_window)
+            self._key_spends[spent] += entry.key_spending
+            self._require(self._key_spends[spent] >= 0, "a key that has spent less than nothing")
 
     def _extend(self, extension: HoldExtended) -> None:
         hold = self._holds.get(extension.request_id)
@@ -206,6 +234,9 @@ class MemoryStore:
 
     def load(self, day: str) -> StoredState:
         return self.disk.load(day)
+
+    async def find_answer(self, handle: bytes) -> AnswerKept | None:
+        return self.disk.answer(handle)
 
     def crash(self, *, commit_survives: bool = False) -> None:
         """The process dies: what is not on the disk is lost, and no waiter ever hears of it.

@@ -28,13 +28,16 @@ from traghetto.storage.directory_lock import PRIVATE_FILE_MODE, DataDirectoryLoc
 from traghetto.storage.facts import (
     AccountSaved,
     AllocationSet,
+    AnswerKept,
     BalanceRow,
     Entry,
     Fact,
     GrantedRow,
     HoldOpened,
+    KeptBytes,
     KeySaved,
     KeySpendRow,
+    KeyUsed,
     StoredState,
     UsageRecorded,
 )
@@ -67,9 +70,12 @@ class SqliteStore:
             self._path = data_dir / FILE_NAME
             self._connection = _open_for_writing(self._path, durability)
             [[self._generation]] = self._connection.execute(_WRITE["next_generation"]).fetchall()
+            self._reader = _open_for_reading(self._path)
         except BaseException:
             self._lock.release()
             raise
+        self._reading = threading.Lock()
+        """Held while `_reader` is used: by one thread at a time, none of which is the loop's."""
         self.on_broken: Callable[[str], None] = tell_nobody
         self._wal_path = data_dir / f"{FILE_NAME}-wal"
         self._mutex = threading.Lock()
@@ -100,10 +106,19 @@ class SqliteStore:
     def load(self, day: str) -> StoredState:
         return _read_state(self._connection, day)
 
+    async def find_answer(self, handle: bytes) -> AnswerKept | None:
+        return await asyncio.to_thread(self._find_answer, handle)
+
+    def _find_answer(self, handle: bytes) -> AnswerKept | None:
+        with self._reading:
+            return next(_rows(self._reader, "kept_answer", AnswerKept, handle), None)
+
     async def aclose(self) -> None:
         self._wake.put(False)
         await asyncio.to_thread(self._writer.join)
         self._failure = self._failure or StoreBroken("the store is closed")
+        with self._reading:
+            self._reader.close()
         self._connection.close()
         self._lock.release()
 
@@ -131,8 +146,8 @@ class SqliteStore:
         execute("BEGIN IMMEDIATE")
         try:
             self._check_generation()
-            for name, rows in Batch(facts).statements():
-                execute(_WRITE[name], (rows,))
+            for name, parameters in Batch(facts).statements():
+                execute(_WRITE[name], parameters)
             execute("COMMIT")
         except BaseException:
             with contextlib.suppress(apsw.Error):
@@ -227,15 +242,20 @@ def open_read_only(data_dir: Path) -> SqliteSnapshot:
     Raises StoreUnusable if there are no books there, or a newer version wrote them.
     """
     require_books(data_dir)
-    connection = apsw.Connection(str(data_dir / FILE_NAME), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = _open_for_reading(data_dir / FILE_NAME)
     try:
-        connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.execute("BEGIN")
         check_version(connection)  # the first read of the transaction, which fixes the view
     except BaseException:
         connection.close()
         raise
     return SqliteSnapshot(connection)
+
+
+def _open_for_reading(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(BUSY_MILLISECONDS)
+    return connection
 
 
 def _open_for_writing(path: Path, durability: Durability) -> apsw.Connection:
@@ -274,6 +294,8 @@ def _read_state(connection: apsw.Connection, day: str) -> StoredState:
         key_spends=tuple(_rows(connection, "key_spends_from", KeySpendRow, first_of_month)),
         key_lifetimes=tuple(_rows(connection, "key_lifetimes", KeySpendRow)),
         holds=tuple(_rows(connection, "holds", HoldOpened)),
+        key_uses=tuple(_rows(connection, "key_uses", KeyUsed)),
+        kept_bytes=tuple(_rows(connection, "kept_bytes", KeptBytes)),
         pepper_proof=next((row[0] for row in connection.execute(_READ["pepper_proof"])), None),
     )
 

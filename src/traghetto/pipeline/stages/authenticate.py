@@ -78,6 +78,13 @@ def visible_privacy(services: Services, exchange: Exchange) -> str:
     return ModelPrivacy.ALL.value if found is None else found[0].model_privacy.value
 
 
+def presented_key(exchange: Exchange) -> str:
+    """The API key that an authenticated exchange carries; never to be logged or kept."""
+    authorization = exchange.header(b"authorization")
+    assert authorization is not None, "the caller is authenticated"
+    return authorization.decode("latin-1").partition(" ")[2].strip()
+
+
 def _holder(services: Services, authorization: bytes) -> tuple[ApiKey, Account] | None:
     """Whose key an `Authorization` header carries; None for another scheme or a bad key."""
     scheme, _, secret = authorization.decode("latin-1").partition(" ")
@@ -88,11 +95,11 @@ def _holder(services: Services, authorization: bytes) -> tuple[ApiKey, Account] 
 
 def balance_headers(services: Services, key: ApiKey, account: Account) -> list[tuple[bytes, bytes]]:
     """What the key could spend before this request, per currency the account has (contract C.1)."""
-    spendable = services.book.spendable(account.id, key.id, key.limits)
+    spendable = services.book.spendable(account.id, key.id, key.limits).counted()
     return [
-        (name, format_usd(max(0, amount)).encode())
+        (name, format_usd(amount).encode())
         for name, currency in _BALANCE_HEADERS
-        if (amount := spendable.clamped.get(currency)) is not None
+        if (amount := spendable.get(currency)) is not None
     ]
 
 

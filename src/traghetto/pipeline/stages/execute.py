@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,7 @@ from traghetto.catalog.model import Model
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.pool import ModelPool
 from traghetto.errors import ApiError, ErrorCode, render_stream_error
+from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.pipeline.answer import (
     completion_id,
     cost_member,
@@ -25,15 +27,17 @@ from traghetto.pipeline.answer import (
     whole_answer,
 )
 from traghetto.pipeline.estimate import estimated_tokens
-from traghetto.pipeline.exchange import JSON_CONTENT, ClientGone, Exchange
+from traghetto.pipeline.exchange import JSON_CONTENT, ClientGone, Exchange, Header
 from traghetto.pipeline.failures import chat_error, gateway_stopping
 from traghetto.pipeline.keepalive import StreamWriter
+from traghetto.pipeline.recording import Recording
 from traghetto.pipeline.relay import Relay
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.parse import ChatJob
 from traghetto.pipeline.stages.settle import Settled, Settlement
 from traghetto.settings.fields import SETTLE_SECONDS
 from traghetto.storage.connector import StoreBroken
+from traghetto.storage.facts import Fact
 
 _EVENT_STREAM: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -55,7 +59,19 @@ class Execution(msgspec.Struct, frozen=True):
     job: ChatJob
     model: Model
     pool: ModelPool
+    model_headers: tuple[Header, ...]
+    claim: Claim | None
+    """Under which the answer is kept, if its request names an idempotency key."""
     principal: str
+
+    def keep(self, headers: tuple[Header, ...], body: bytes | None) -> Iterable[Fact]:
+        """What to commit with the charge so that the answer can be given again; `body` is None
+        for one that is too large."""
+        if self.claim is None:
+            return ()
+        if body is None:
+            return self.claim.keep(None)
+        return self.claim.keep(KeptAnswer(self.model.id, (*headers, *self.model_headers), body))
 
 
 async def execute(execution: Execution, settlement: Settlement) -> None:
@@ -83,18 +99,24 @@ async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
     reported = completion.usage
     over_limit = reported is not None and reported.completion_tokens > limit
     choices = public_choices(completion, job.request, over_limit=over_limit)
+    body = b""
+
+    def keep(settled: Settled) -> Iterable[Fact]:
+        nonlocal body
+        body = whole_answer(
+            request_id=exchange.request_id,
+            created=exchange.clock.utc_ns() // 1_000_000_000,
+            model=execution.model.id,
+            request=job.request,
+            choices=choices,
+            settled=settled,
+        )
+        return execution.keep((JSON_CONTENT,), body)
+
     settled = settlement.complete(
-        reported, lambda: estimated_tokens(completion.output_bytes(job.request.n))
+        reported, lambda: estimated_tokens(completion.output_bytes(job.request.n)), keep
     )
     await _charge_durable(settled)
-    body = whole_answer(
-        request_id=exchange.request_id,
-        created=exchange.clock.utc_ns() // 1_000_000_000,
-        model=execution.model.id,
-        request=job.request,
-        choices=choices,
-        settled=settled,
-    )
     await exchange.answer(200, (JSON_CONTENT,), body)
 
 
@@ -164,6 +186,7 @@ class _Delivery:
         self.writer = StreamWriter(self._exchange, execution.services.settings.stream_ping_seconds)
         self.delivered_output = 0
         """Output tokens in the frames that the connection has taken."""
+        self._recording = None if execution.claim is None else Recording()
         self._terminal: bytes | None = None
         """The last frames of a complete answer, once it is charged."""
 
@@ -210,15 +233,23 @@ class _Delivery:
     async def finish(self) -> None:
         """Charge, then say that the answer is complete."""
         relay, settlement = self._relay, self._settlement
-        settled = settlement.complete(relay.usage, lambda: relay.produced_tokens)
+        terminal = b""
+
+        def keep(settled: Settled) -> Iterable[Fact]:
+            nonlocal terminal
+            terminal = relay.terminal_frames(usage_member(settled.tokens), cost_member(settled))
+            recording = self._recording
+            whole = None if recording is None else recording.whole(terminal)
+            return self._execution.keep(_EVENT_STREAM, whole)
+
+        settled = settlement.complete(relay.usage, lambda: relay.produced_tokens, keep)
         try:
             await _charge_durable(settled)
         except ApiError as error:
             await self._break(error)
             return
-        frames = relay.terminal_frames(usage_member(settled.tokens), cost_member(settled))
-        self._terminal = frames
-        await self._send(frames, more=False)
+        self._terminal = terminal
+        await self._send(terminal, more=False)
 
     async def fail(self, failure: EngineFailure) -> None:
         """End a broken stream: an HTTP error if nothing was sent, else an error frame."""
@@ -251,5 +282,7 @@ class _Delivery:
     async def _send(self, frames: bytes, *, more: bool = True) -> None:
         if not self._exchange.response_started:
             await self._exchange.start(200, _EVENT_STREAM)
+        if more and self._recording is not None:
+            self._recording.add(frames)
         await self.writer.write(frames, more=more)
         self.delivered_output = self._relay.output_tokens

@@ -6,7 +6,7 @@ import msgspec
 
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.ledger.book import Hold
-from traghetto.ledger.spendable import LIMIT_CODES
+from traghetto.ledger.spendable import limit_code
 from traghetto.pipeline.quote import OUTPUT_SLICE_TOKENS, Quote, quote_chat
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
@@ -62,7 +62,7 @@ def _within(hold: Hold, services: Services, caller: Caller, job: ChatJob, quote:
         spendable = services.book.spendable(caller.account.id, caller.key.id, caller.key.limits)
         currency = hold.currency
         if spendable.clamped[currency] < spendable.unclamped[currency]:
-            raise ApiError(LIMIT_CODES[currency])
+            raise ApiError(limit_code(currency))
         raise ApiError(ErrorCode.INSUFFICIENT_BALANCE)
     if job.request.stream:
         return job

@@ -15,7 +15,7 @@ deciding and recording, and none can end a hold twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -34,6 +34,7 @@ from traghetto.pipeline.quote import (
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
 from traghetto.pipeline.stages.parse import ChatJob
+from traghetto.storage.facts import Fact
 from traghetto.wire.completion import BackendUsage
 
 
@@ -46,6 +47,10 @@ class Settled(msgspec.Struct, frozen=True):
     """None for a request that costs nothing by its price list."""
     durable: asyncio.Future[None] | None
     """None where nothing was promised that must survive."""
+
+
+Keep = Callable[[Settled], Iterable[Fact]]
+"""What is committed with a charge, made from what the answer says of it; `durable` is not known."""
 
 
 class Settlement:
@@ -72,6 +77,7 @@ class Settlement:
         self._admission = admission
         self.hold = hold
         self.ended = False
+        self._began = services.clock.monotonic()
 
     @property
     def output_tokens_bound(self) -> int:
@@ -93,14 +99,22 @@ class Settlement:
             return True
         return hold.extend(pricing.output.ceiling(OUTPUT_SLICE_TOKENS))
 
-    def complete(self, reported: BackendUsage | None, count_output: Callable[[], int]) -> Settled:
-        """Charge a complete answer; `count_output` counts it where the backend has not, or says
-        that an answer with output has none."""
+    def complete(
+        self,
+        reported: BackendUsage | None,
+        count_output: Callable[[], int],
+        keep: Keep | None = None,
+    ) -> Settled:
+        """Charge a complete answer, and commit what `keep` makes of it in the same moment.
+
+        `count_output` counts the answer where the backend has not, or says that an answer with
+        output has none.
+        """
         if reported is not None and self._is_plausible(reported):
             says_output = reported.completion_tokens > 0
             if says_output or not count_output():
-                return self._charge(self._within_bounds(reported), Basis.BACKEND)
-        return self._charge(self._counted(count_output()), Basis.COUNTED)
+                return self._charge(self._within_bounds(reported), Basis.BACKEND, keep)
+        return self._charge(self._counted(count_output()), Basis.COUNTED, keep)
 
     def client_left(self, reported: BackendUsage | None, delivered_output: int) -> None:
         """Charge what a client that left a stream had received; nothing received is free."""
@@ -128,7 +142,7 @@ class Settlement:
         if self.hold is not None:
             self.hold.void()
 
-    def _charge(self, tokens: BackendUsage, basis: Basis) -> Settled:
+    def _charge(self, tokens: BackendUsage, basis: Basis, keep: Keep | None = None) -> Settled:
         assert not self.ended, "a hold ends exactly once"
         # Values that the books would refuse raise here, while the hold can still be voided.
         usage = Usage(
@@ -143,6 +157,7 @@ class Settlement:
             basis=basis,
             streamed=self._job.request.stream,
             created_ns=self._services.clock.utc_ns(),
+            duration_ms=int((self._services.clock.monotonic() - self._began) * 1000),
         )
         pricing = self._quote.pricing
         charge = Charge(charge_lines(pricing, tokens), usage, version_of(pricing))
@@ -150,11 +165,20 @@ class Settlement:
         self._admission.correct(
             tokens.prompt_tokens - tokens.cached_tokens + tokens.completion_tokens
         )
-        if self.hold is None:
-            self._services.book.record_free(usage)
-            return Settled(tokens, 0, None, None)
-        receipt = self.hold.settle(charge)
-        return Settled(tokens, receipt.charged_nano_usd, self.hold.currency, receipt.durable)
+        hold = self.hold
+        currency = None if hold is None else hold.currency
+        kept: list[Fact] = []
+
+        def beside(charged_nano_usd: int) -> Iterable[Fact]:
+            if keep is not None:
+                kept.extend(keep(Settled(tokens, charged_nano_usd, currency, None)))
+            return kept
+
+        if hold is None:
+            recorded = self._services.book.record_free(usage, beside)
+            return Settled(tokens, 0, None, recorded if kept else None)
+        receipt = hold.settle(charge, beside)
+        return Settled(tokens, receipt.charged_nano_usd, currency, receipt.durable)
 
     def _is_plausible(self, usage: BackendUsage) -> bool:
         """Whether reported usage can be believed: no prompt is empty, none is longer than its

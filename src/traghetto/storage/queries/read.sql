@@ -9,7 +9,7 @@ FROM account ORDER BY created_ns, id;
 -- name: keys
 -- API keys, revoked ones included, oldest first.
 SELECT id, account_id, kind, description, last_six, usd_limit, diem_limit, period, model_privacy,
-       expires_ns, openai_errors, digest, created_ns, revoked
+       expires_ns, openai_errors, digest, created_ns, revoked, usd_limit_rest, diem_limit_rest
 FROM api_key ORDER BY created_ns, id;
 
 -- name: allocations
@@ -17,7 +17,7 @@ FROM api_key ORDER BY created_ns, id;
 SELECT account_id, amount FROM diem_allocation;
 
 -- name: balances_from
--- USD balances, and DIEM balances of the day ?1 and later.
+-- DIEM balances of the day ?1 and later, and those of every other currency.
 SELECT account_id, currency, window, amount FROM balance WHERE window = '' OR window >= ?1;
 
 -- name: grants_from
@@ -50,6 +50,18 @@ SELECT key_id, currency, '', sum(spent) FROM key_spend GROUP BY key_id, currency
 SELECT request_id, account_id, key_id, currency, window, key_window, amount, created_ns, expires_ns
 FROM hold;
 
+-- name: key_uses
+-- When keys were last presented.
+SELECT key_id, used_ns FROM key_use;
+
+-- name: kept_answer
+-- The answer kept under the handle ?1.
+SELECT handle, key_id, fingerprint, sealed, expires_ns FROM kept_answer WHERE handle = ?1;
+
+-- name: kept_bytes
+-- The size of kept answers, by the hour in which they expire.
+SELECT expires_ns / 3600000000000, coalesce(sum(length(sealed)), 0) FROM kept_answer GROUP BY 1;
+
 -- name: entries
 -- The journal, in the order in which it was written.
 SELECT request_id, kind, line, account_id, debit, credit, currency, window, amount, units, key_id,
@@ -59,5 +71,5 @@ FROM entry ORDER BY seq;
 -- name: usages
 -- Usage records, in the order in which they were written.
 SELECT request_id, account_id, key_id, model, prompt_tokens, completion_tokens, cached_tokens,
-       reasoning_tokens, basis, streamed, currency, priced, charged, created_ns
+       reasoning_tokens, basis, streamed, currency, priced, charged, created_ns, duration_ms
 FROM usage ORDER BY seq;

@@ -1,0 +1,63 @@
+"""`Idempotency-Key`: the same request is answered once (after step 9 of contract A.3).
+
+A caller is known and its account may use the API, but nothing else has been looked at: an answer
+that was given is given again whatever has become of its model, its funds or its limits.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from traghetto.errors import sentences
+from traghetto.idempotency.answers import Claim, KeptAnswer
+from traghetto.idempotency.seal import seal_of
+from traghetto.pipeline.exchange import Exchange
+from traghetto.pipeline.services import Services
+from traghetto.pipeline.stages.authenticate import Caller, presented_key
+from traghetto.wire.zod import refusal
+
+HEADER: Final = b"idempotency-key"
+REPLAYED: Final = (b"idempotent-replayed", b"true")
+STATUS_OK: Final = 200
+_KEY: Final = re.compile(rb"[A-Za-z0-9_-]{1,255}")
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+async def claim(
+    services: Services, exchange: Exchange, caller: Caller, body: dict[str, Any]
+) -> Claim | KeptAnswer | None:
+    """What the request's idempotency key stands for: a claim to be answered under, or the answer
+    that it was given before; None without the header.
+
+    Two bodies are the same if they are the same JSON value, and were sent to the same endpoint.
+    A duplicate in flight is waited for. Raises ClientGone, and ApiError: INVALID_REQUEST for a
+    malformed key, IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_ANSWER_TOO_LARGE, REQUEST_TIMEOUT.
+    """
+    values = [value for name, value in exchange.headers if name == HEADER]
+    if not values:
+        return None
+    if len(values) > 1 or not _KEY.fullmatch(values[0]):
+        raise refusal([_MALFORMED])
+    seal = seal_of(presented_key(exchange), values[0].decode())
+    request = exchange.endpoint.encode() + b"\n" + _encode_sorted(body)
+    with exchange.watch_disconnect():
+        return await services.answers.claim(
+            seal, request, caller.key.id, services.settings.total_seconds
+        )
+
+
+async def replay(exchange: Exchange, kept: KeptAnswer) -> None:
+    """Give an answer again: whole, also if it was a stream, and charged to nobody."""
+    exchange.model = kept.model
+    await exchange.answer(STATUS_OK, (*kept.headers, REPLAYED), kept.body)
+
+
+_MALFORMED: Final = {
+    "code": "invalid_string",
+    "validation": "regex",
+    "path": ["Idempotency-Key"],
+    "message": sentences.INVALID_PATTERN,
+}
