@@ -14,6 +14,8 @@ from typing import Final
 NANO_PER_USD: Final = 1_000_000_000
 NANO_USD_MAX: Final = 2**63 - 1
 """Largest amount a signed 64-bit column holds (about 9.2e9 USD)."""
+LIMIT_NANO_USD_MAX: Final = 9_999_999_999 * NANO_PER_USD
+"""Largest spend limit of a key (contract B.12): more than any balance can reach."""
 
 TOKENS_PER_PRICE: Final = 1_000_000
 """Token prices are quoted per one million tokens (contract C.6)."""
@@ -91,11 +93,11 @@ def divide_half_even(numerator: int, denominator: int) -> int:
     return quotient
 
 
-def parse_usd(text: str | int | Decimal) -> int:
+def parse_usd(text: str | int | Decimal, *, nano_usd_max: int = NANO_USD_MAX) -> int:
     """An amount of USD (or DIEM) written by a person or a file, as nano_usd.
 
     Raises ValueError for anything that is not a finite decimal with at most 9 decimal places and
-    at most `NANO_USD_MAX`. Floats are not accepted: read TOML with `parse_float=Decimal`.
+    at most `nano_usd_max`. Floats are not accepted: read TOML with `parse_float=Decimal`.
     """
     try:
         amount = Decimal(text) * NANO_PER_USD
@@ -104,8 +106,8 @@ def parse_usd(text: str | int | Decimal) -> int:
         raise ValueError(f"not an amount of money: {text!r}") from None
     if not exact:
         raise ValueError(f"an amount has at most 9 decimal places and is finite: {text!r}")
-    if abs(amount) > NANO_USD_MAX:
-        raise ValueError(f"an amount is at most {NANO_USD_MAX // NANO_PER_USD} USD: {text!r}")
+    if abs(amount) > nano_usd_max:
+        raise ValueError(f"an amount is at most {nano_usd_max // NANO_PER_USD} USD: {text!r}")
     return int(amount)
 
 

@@ -811,5 +811,16 @@ RECIPES: tuple[Recipe, ...] = (
     *_INFERENCE,
 )
 
-PROVOKED_ELSEWHERE = {"UNKNOWN_ERROR"}
-"""Codes that need a process of their own: see `test_broken_store.py`."""
+PROVOKED_ELSEWHERE = {
+    # A process of its own: test_broken_store.py.
+    "UNKNOWN_ERROR",
+    # Other endpoints than chat: test_api_keys.py and test_billing.py.
+    "ANALYTICS_TIMEOUT",
+    "API_KEY_COULD_NOT_BE_FOUND",
+    "API_KEY_NOT_FOUND",
+    "API_KEY_NOT_FOUND_OR_EXPIRED",
+    "ENDPOINT_RETIRED",
+    "INVALID_CURSOR",
+    "TOO_MANY_API_KEYS",
+}
+"""Codes that no request to the chat endpoint provokes."""

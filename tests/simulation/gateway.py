@@ -29,7 +29,10 @@ from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book, Hold, day_window
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.concurrency import Gate
-from traghetto.limits.rates import WINDOW_SECONDS, RateLimiter
+from traghetto.limits.endpoints import EndpointLimiter
+from traghetto.limits.rates import RateLimiter
+from traghetto.limits.refusals import RefusalLog
+from traghetto.limits.windows import WINDOW_SECONDS
 from traghetto.money import Currency
 from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.receive import BodiesInFlight
@@ -40,6 +43,8 @@ from traghetto.storage.memory import MemoryDisk, MemoryStore
 from traghetto.telemetry import Metrics
 
 CATALOG = Catalog(MODELS)
+NO_REPORTS: Any = None
+"""Nobody asks for a report in a simulation."""
 METRICS = Metrics()
 DEADLINES = Deadlines(first_event_seconds=6.0, between_events_seconds=2.0, total_seconds=8.0)
 HEADERS = {model.id: ((b"x-venice-model-id", model.id.encode()),) for model in MODELS}
@@ -155,6 +160,9 @@ class GatewayRun:
             answers=Answers(self.store, clock, kept_bytes_max=1 << 20),
             rates=RateLimiter(clock, own_numbers={"xs": numbers}),
             budget=FailedRequestBudget(clock, failed_requests_max=settings.failed_requests_max),
+            calls=EndpointLimiter(clock),
+            refusals=RefusalLog(),
+            reports=NO_REPORTS,
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
             fleet=self._fleet,
         )
@@ -232,7 +240,7 @@ class GatewayRun:
         """What the rate limiter counted in windows that began in this run."""
         return {
             (self.number, account, model): (window.end - WINDOW_SECONDS, window.tokens)
-            for (account, model), window in self._services.rates._windows.items()
+            for (account, model), window in self._services.rates._windows.by_name.items()
         }
 
     def _disconnect(self) -> None:

@@ -132,7 +132,7 @@ def test_unsupported_features_have_a_budget_of_their_own():
     fail(budgets, 1, UNSUPPORTED)
     error = blocked(budgets)
     assert error.details["failed_requests_max"] == 200
-    assert error.reason == "UNSUPPORTED_FEATURE_REQUESTS"
+    assert error.limit_type == "UNSUPPORTED_FEATURE_REQUESTS"
 
 
 def test_headers_tell_what_is_left():

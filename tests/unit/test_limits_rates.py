@@ -134,7 +134,7 @@ def test_a_refusal_carries_the_headers_and_its_type():
     assert len(error.headers) == 7
     assert headers[b"x-ratelimit-remaining-requests"] == b"0"
     assert headers[b"x-ratelimit-type"] == b"user"
-    assert error.reason == "requests per minute"
+    assert error.limit_type == "RPM"
 
 
 def test_overuse_never_shows_as_negative():

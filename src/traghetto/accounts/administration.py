@@ -6,7 +6,7 @@ Invariants: an operation is answered after what it changed is durable; a refusal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -14,6 +14,7 @@ import msgspec
 
 from traghetto.accounts.directory import Directory, NewKey
 from traghetto.accounts.operations import (
+    NO_LIMIT,
     AccountShown,
     AccountsShown,
     AdjustBalance,
@@ -25,8 +26,11 @@ from traghetto.accounts.operations import (
     KeyRevoked,
     KeyShown,
     KeysShown,
+    LimitKey,
     ListAccounts,
     ListKeys,
+    Refunded,
+    RefundRequest,
     RevokeKey,
     SetAccount,
     ShowAccount,
@@ -34,7 +38,16 @@ from traghetto.accounts.operations import (
 )
 from traghetto.accounts.values import Account, ApiKey, KeyKind
 from traghetto.clock import iso8601
-from traghetto.money import Currency, LimitPeriod, SpendLimits, format_usd, parse_usd
+from traghetto.money import (
+    LIMIT_NANO_USD_MAX,
+    NANO_USD_MAX,
+    Currency,
+    LimitPeriod,
+    SpendLimits,
+    format_usd,
+    parse_usd,
+)
+from traghetto.storage.facts import Entry, EntryKind
 
 FIRST_ACCOUNT: Final = "default"
 
@@ -42,18 +55,27 @@ FIRST_ACCOUNT: Final = "default"
 class Books(Protocol):
     """What administration asks of the ledger; amounts are nano_usd.
 
-    The first four raise ValueError, with a sentence, for a refused amount.
+    The first five raise ValueError, with a sentence, for a refused amount.
     """
 
-    def credit(self, account_id: str, nano_usd: int, *, reason: str) -> asyncio.Future[None]: ...
+    def credit(
+        self, account_id: str, nano_usd: int, *, reason: str, currency: Currency = Currency.USD
+    ) -> asyncio.Future[None]: ...
     def adjust(
         self, account_id: str, currency: Currency, nano_usd: int, *, reason: str
     ) -> asyncio.Future[None]: ...
+    def refund(self, charges: Sequence[Entry], *, reason: str) -> asyncio.Future[None]: ...
     def check_allocation(self, nano_usd_per_day: int) -> None: ...
     def grant_diem(self, account_id: str, nano_usd_per_day: int) -> asyncio.Future[None]: ...
     def balances(self, account_id: str) -> dict[Currency, int]: ...
     def allocation(self, account_id: str) -> int: ...
     def spent(self, key_id: str, period: LimitPeriod) -> dict[Currency, int]: ...
+
+
+class Journal(Protocol):
+    """Where administration finds what a request was charged."""
+
+    async def request_entries(self, request_id: str) -> list[Entry]: ...
 
 
 class OperationRefused(Exception):
@@ -63,9 +85,12 @@ class OperationRefused(Exception):
 class Administration:
     """Carries out operations on the directory and the books."""
 
-    def __init__(self, directory: Directory, books: Books) -> None:
+    def __init__(self, directory: Directory, books: Books, journal: Journal) -> None:
         self._directory = directory
         self._books = books
+        self._journal = journal
+        self._refunding = asyncio.Lock()
+        """Held from looking for an earlier refund until the new one is on disk."""
 
     async def perform(self, operation: str, arguments: Any) -> msgspec.Struct:
         """Carry out `operation` (a name in `OPERATIONS`) with decoded JSON `arguments`.
@@ -100,6 +125,7 @@ class Administration:
     async def create_account(self, arguments: CreateAccount) -> AccountShown:
         """Register an account, with its first funds."""
         usd, diem = _amount(arguments.usd), _amount(arguments.diem)
+        bundled = _amount(arguments.bundled)
         self._books.check_allocation(diem)
         account, durable = self._directory.create_account(arguments.name)
         account = replace(
@@ -113,15 +139,22 @@ class Administration:
         durable = self._directory.save_account(account)
         if usd:
             durable = self._books.credit(account.id, usd, reason="first credit")
+        if bundled:
+            durable = self._books.credit(
+                account.id, bundled, reason="first credit", currency=Currency.BUNDLED_CREDITS
+            )
         if diem:
             durable = self._books.grant_diem(account.id, diem)
         await durable
         return self._shown(account)
 
     async def credit_account(self, arguments: CreditAccount) -> AccountShown:
-        """Add USD to an account."""
+        """Add USD or bundled credits to an account."""
         account = self._directory.account(arguments.account)
-        await self._books.credit(account.id, parse_usd(arguments.usd), reason=arguments.reason)
+        currency, amount = arguments.amount
+        await self._books.credit(
+            account.id, parse_usd(amount), reason=arguments.reason, currency=currency
+        )
         return self._shown(account)
 
     async def set_account(self, arguments: SetAccount) -> AccountShown:
@@ -169,6 +202,19 @@ class Administration:
         await created.durable
         return KeyCreated(self._key_shown(created.key), created.secret)
 
+    async def limit_key(self, arguments: LimitKey) -> KeyShown:
+        """Change a key's limits from the next request on; what it spent stays counted."""
+        key = self._directory.key(arguments.key)
+        before = key.limits
+        limits = SpendLimits(
+            diem_nano_usd=_new_limit(arguments.limit_diem, before.diem_nano_usd),
+            usd_nano_usd=_new_limit(arguments.limit_usd, before.usd_nano_usd),
+            period=arguments.period or before.period,
+        )
+        changed = replace(key, limits=limits)
+        await self._directory.save_key(changed)
+        return self._key_shown(changed)
+
     async def revoke_key(self, arguments: RevokeKey) -> KeyRevoked:
         """End a key at once."""
         await self._directory.revoke_key(arguments.key)
@@ -188,13 +234,35 @@ class Administration:
         await self._books.adjust(account.id, currency, parse_usd(amount), reason=arguments.reason)
         return self._shown(account)
 
+    async def refund_request(self, arguments: RefundRequest) -> Refunded:
+        """Give back all that a request was charged, once."""
+        request = arguments.request
+        async with self._refunding:
+            entries = await self._journal.request_entries(request)
+            charges = [entry for entry in entries if entry.kind is EntryKind.CHARGE]
+            if not charges:
+                raise OperationRefused(
+                    f"the books have no charge of a request {request!r}: its id is in the "
+                    "x-request-id header of the answer, and in the usage history of its account"
+                )
+            if len(charges) < len(entries):
+                raise OperationRefused(f"request {request!r} has been refunded already")
+            await self._books.refund(charges, reason=arguments.reason)
+        return Refunded(
+            request=request,
+            account=self._directory.account(charges[0].account_id).name,
+            currency=charges[0].currency,
+            amount=format_usd(sum(charge.amount for charge in charges)),
+        )
+
     def _shown(self, account: Account) -> AccountShown:
         balances = self._books.balances(account.id)
-        diem = balances.get(Currency.DIEM)
+        diem, bundled = balances.get(Currency.DIEM), balances.get(Currency.BUNDLED_CREDITS)
         return AccountShown(
             id=account.id,
             name=account.name,
             usd=format_usd(balances.get(Currency.USD, 0)),
+            bundled=None if bundled is None else format_usd(bundled),
             diem=None if diem is None else format_usd(diem),
             diem_per_day=format_usd(self._books.allocation(account.id)),
             pro=account.is_pro,
@@ -245,16 +313,18 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "accounts.set": Operation(SetAccount, Administration.set_account),
     "accounts.show": Operation(ShowAccount, Administration.show_account, read_only=True),
     "accounts.list": Operation(ListAccounts, Administration.list_accounts, read_only=True),
+    "ledger.refund": Operation(RefundRequest, Administration.refund_request),
     "ledger.adjust": Operation(AdjustBalance, Administration.adjust_balance),
     "keys.create": Operation(CreateKey, Administration.create_key, makes_secret=True),
+    "keys.limit": Operation(LimitKey, Administration.limit_key),
     "keys.revoke": Operation(RevokeKey, Administration.revoke_key),
     "keys.list": Operation(ListKeys, Administration.list_keys, read_only=True),
 }
 
 
-def _amount(text: str | None) -> int:
+def _amount(text: str | None, nano_usd_max: int = NANO_USD_MAX) -> int:
     """A first amount; raises ValueError unless it is at least 0."""
-    amount = 0 if text is None else parse_usd(text)
+    amount = 0 if text is None else parse_usd(text, nano_usd_max=nano_usd_max)
     if amount < 0:
         raise ValueError("an amount is at least 0")
     return amount
@@ -262,7 +332,14 @@ def _amount(text: str | None) -> int:
 
 def _limit(text: str | None) -> int | None:
     """A spend limit; None is no limit, 0 blocks. Raises ValueError if negative."""
-    return None if text is None else _amount(text)
+    return None if text is None else _amount(text, LIMIT_NANO_USD_MAX)
+
+
+def _new_limit(text: str | None, before: int | None) -> int | None:
+    """A changed limit: none given leaves the one before."""
+    if text is None:
+        return before
+    return None if text == NO_LIMIT else _limit(text)
 
 
 def _subscription(account: Account) -> Subscription:

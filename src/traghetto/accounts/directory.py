@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from traghetto.accounts.values import (
     Account,
@@ -32,10 +34,12 @@ from traghetto.ids import (
 )
 from traghetto.money import SpendLimits
 from traghetto.storage.connector import Store
-from traghetto.storage.facts import StoredState
+from traghetto.storage.facts import KeyUsed, StoredState
 
 _PREFIXES = {KeyKind.INFERENCE: INFERENCE_KEY_PREFIX, KeyKind.ADMIN: ADMIN_KEY_PREFIX}
 _NO_LIMITS = SpendLimits()
+USE_WRITTEN_NS: Final = 60 * 1_000_000_000
+"""How often the use of a key is written down at most; memory knows it exactly."""
 
 
 class DirectoryRefusal(ValueError):
@@ -62,6 +66,12 @@ class Directory:
         self._by_name = {account.name: account.id for account in self._accounts.values()}
         self._keys = {row.id: key_of(row) for row in state.keys}
         self._by_digest = {key.digest: key.id for key in self._keys.values() if not key.revoked}
+        self._of_account: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for key in self._keys.values():
+            if not key.revoked:
+                self._of_account[key.account_id][key.id] = None
+        self._used = {row.key_id: row.used_ns for row in state.key_uses}
+        self._use_written = dict(self._used)
 
     def authenticate(self, presented: str) -> tuple[ApiKey, Account] | None:
         """The key and account that `presented` belongs to; None if it is not valid now."""
@@ -72,13 +82,29 @@ class Directory:
         if key_id is None:
             return None
         key = self._keys[key_id]
-        if not hmac.compare_digest(key.digest, digest) or self.is_expired(key):
+        now = self._clock.utc_ns()
+        if not hmac.compare_digest(key.digest, digest) or _is_over(key, now):
             return None
+        self._used[key_id] = now
+        if now - self._use_written.get(key_id, 0) >= USE_WRITTEN_NS:
+            self._use_written[key_id] = now
+            self._store.submit((KeyUsed(key_id, now),))
         return key, self._accounts[key.account_id]
 
     def is_expired(self, key: ApiKey) -> bool:
         """Whether the key's time is over."""
-        return key.expires_at_ns is not None and key.expires_at_ns <= self._clock.utc_ns()
+        return _is_over(key, self._clock.utc_ns())
+
+    def sign(self, text: str) -> bytes:
+        """A signature (32 bytes) that only whoever has the pepper can make or check.
+
+        `text` must not be well formed as a key, whose digest it would be.
+        """
+        return self._digest(text)
+
+    def last_used_ns(self, key_id: str) -> int | None:
+        """When a key was last presented, in UTC nanoseconds; None if it never was."""
+        return self._used.get(key_id)
 
     def account_count(self) -> int:
         """How many accounts there are."""
@@ -95,11 +121,26 @@ class Directory:
 
     def keys(self, account_id: str | None = None) -> list[ApiKey]:
         """Keys that were not revoked, oldest first; of one account, or of all."""
-        return [
-            key
-            for key in self._keys.values()
-            if not key.revoked and account_id in (None, key.account_id)
-        ]
+        if account_id is not None:
+            return [self._keys[key_id] for key_id in self._of_account.get(account_id, ())]
+        return [key for key in self._keys.values() if not key.revoked]
+
+    def active_keys(self, account_id: str) -> list[ApiKey]:
+        """The keys of an account that work now, oldest first."""
+        now = self._clock.utc_ns()
+        return [key for key in self.keys(account_id) if not _is_over(key, now)]
+
+    def key_label(self, key_id: str) -> tuple[str, str]:
+        """The description and the last six characters of a key, revoked or not."""
+        key = self._keys[key_id]
+        return key.description, key.last_six
+
+    def find_active_key(self, account_id: str, key_id: str) -> ApiKey | None:
+        """A key of this account that works now; somebody else's is as good as none."""
+        key = self._keys.get(key_id)
+        if key is None or key.account_id != account_id or key.revoked or self.is_expired(key):
+            return None
+        return key
 
     def find_account(self, name_or_id: str) -> Account | None:
         """An account by its name or id; None if there is none."""
@@ -176,6 +217,7 @@ class Directory:
             revoked=False,
         )
         self._by_digest[key.digest] = key.id
+        self._of_account[account_id][key.id] = None
         return NewKey(key, secret, self.save_key(key))
 
     def save_key(self, key: ApiKey) -> asyncio.Future[None]:
@@ -187,4 +229,9 @@ class Directory:
         """End a key for good, from this moment. Raises DirectoryRefusal."""
         key = self.key(key_id)
         self._by_digest.pop(key.digest, None)
+        self._of_account[key.account_id].pop(key.id, None)
         return self.save_key(replace(key, revoked=True))
+
+
+def _is_over(key: ApiKey, now_ns: int) -> bool:
+    return key.expires_at_ns is not None and key.expires_at_ns <= now_ns

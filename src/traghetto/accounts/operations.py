@@ -5,7 +5,8 @@ Money is written as decimal text, as a person writes it (`"12.5"`), so that no f
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -38,6 +39,7 @@ class CreateAccount(Arguments, frozen=True, kw_only=True):
 
     name: NewName
     usd: Money | None = None
+    bundled: Money | None = None
     diem: Money | None = None
     pro: bool = False
     subscription: Subscription = "none"
@@ -47,32 +49,51 @@ class CreateAccount(Arguments, frozen=True, kw_only=True):
 
 
 class CreditAccount(Arguments, frozen=True, kw_only=True):
-    """Add USD to an account."""
-
-    account: Name
-    usd: Money
-    reason: Text = "credit"
-
-
-class AdjustBalance(Arguments, frozen=True, kw_only=True):
-    """Correct a balance; exactly one of `usd` and `diem`, which may be negative."""
+    """Add to an account: exactly one of `usd` and `bundled`."""
 
     account: Name
     usd: Money | None = None
-    diem: Money | None = None
-    reason: Reason
+    bundled: Money | None = None
+    reason: Text = "credit"
+
+    @property
+    def amount(self) -> tuple[Currency, str]:
+        """What to add, and in which currency."""
+        return _one_of({Currency.USD: self.usd, Currency.BUNDLED_CREDITS: self.bundled})
 
     def __post_init__(self) -> None:
-        if (self.usd is None) == (self.diem is None):
-            raise ValueError("an adjustment has either `usd` or `diem`")
+        _ = self.amount
+
+
+class AdjustBalance(Arguments, frozen=True, kw_only=True):
+    """Correct a balance; exactly one of `usd`, `bundled` and `diem`, which may be negative."""
+
+    account: Name
+    usd: Money | None = None
+    bundled: Money | None = None
+    diem: Money | None = None
+    reason: Reason
 
     @property
     def amount(self) -> tuple[Currency, str]:
         """What to move, and in which currency."""
-        if self.usd is not None:
-            return Currency.USD, self.usd
-        assert self.diem is not None, "one of the two is given"
-        return Currency.DIEM, self.diem
+        return _one_of(
+            {
+                Currency.USD: self.usd,
+                Currency.BUNDLED_CREDITS: self.bundled,
+                Currency.DIEM: self.diem,
+            }
+        )
+
+    def __post_init__(self) -> None:
+        _ = self.amount
+
+
+class RefundRequest(Arguments, frozen=True, kw_only=True):
+    """Give back what a request was charged."""
+
+    request: Name
+    reason: Reason
 
 
 class SetAccount(Arguments, frozen=True, kw_only=True):
@@ -111,6 +132,19 @@ class CreateKey(Arguments, frozen=True, kw_only=True):
     openai_errors: bool = False
 
 
+NO_LIMIT: Final = "none"
+"""What lifts a limit, where leaving it out means that it stays."""
+
+
+class LimitKey(Arguments, frozen=True, kw_only=True):
+    """Change the limits of a key; what is absent stays, `NO_LIMIT` lifts."""
+
+    key: Name
+    limit_usd: Money | None = None
+    limit_diem: Money | None = None
+    period: LimitPeriod | None = None
+
+
 class RevokeKey(Arguments, frozen=True, kw_only=True):
     """End a key."""
 
@@ -129,6 +163,8 @@ class AccountShown(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     usd: str
+    bundled: str | None
+    """None if it never had any."""
     diem: str | None
     """What is left of today; None without an allocation."""
     diem_per_day: str
@@ -179,7 +215,24 @@ class KeysShown(msgspec.Struct, frozen=True):
     keys: tuple[KeyShown, ...]
 
 
+class Refunded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a refund gave back."""
+
+    request: str
+    account: str
+    currency: Currency
+    amount: str
+
+
 class KeyRevoked(msgspec.Struct, frozen=True):
     """The key that ended."""
 
     id: str
+
+
+def _one_of(amounts: Mapping[Currency, str | None]) -> tuple[Currency, str]:
+    """The one amount that is given; raises ValueError if it is not one."""
+    given = [(currency, amount) for currency, amount in amounts.items() if amount is not None]
+    if len(given) != 1:
+        raise ValueError("exactly one amount is given: in USD, bundled credits or DIEM")
+    return given[0]

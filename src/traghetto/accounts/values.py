@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import Literal
 
-from traghetto.money import SpendLimits
+from traghetto.money import NANO_USD_MAX, SpendLimits
 from traghetto.storage.facts import AccountSaved, KeySaved
 
 Tier = Literal["standard", "partner"]
@@ -93,14 +93,16 @@ def account_of(row: AccountSaved) -> Account:
 
 def key_row(key: ApiKey) -> KeySaved:
     """What the store keeps of a key."""
+    usd, usd_rest = _split(key.limits.usd_nano_usd)
+    diem, diem_rest = _split(key.limits.diem_nano_usd)
     return KeySaved(
         key.id,
         key.account_id,
         key.kind.value,
         key.description,
         key.last_six,
-        key.limits.usd_nano_usd,
-        key.limits.diem_nano_usd,
+        usd,
+        diem,
         key.limits.period,
         key.model_privacy.value,
         key.expires_at_ns,
@@ -108,6 +110,8 @@ def key_row(key: ApiKey) -> KeySaved:
         key.digest,
         key.created_ns,
         key.revoked,
+        usd_rest,
+        diem_rest,
     )
 
 
@@ -119,7 +123,11 @@ def key_of(row: KeySaved) -> ApiKey:
         kind=KeyKind(row.kind),
         description=row.description,
         last_six=row.last_six,
-        limits=SpendLimits(row.diem_limit, row.usd_limit, row.period),
+        limits=SpendLimits(
+            None if row.diem_limit is None else row.diem_limit + row.diem_limit_rest,
+            None if row.usd_limit is None else row.usd_limit + row.usd_limit_rest,
+            row.period,
+        ),
         model_privacy=ModelPrivacy(row.model_privacy),
         expires_at_ns=row.expires_ns,
         openai_errors=row.openai_errors,
@@ -127,3 +135,10 @@ def key_of(row: KeySaved) -> ApiKey:
         created_ns=row.created_ns,
         revoked=row.revoked,
     )
+
+
+def _split(limit: int | None) -> tuple[int | None, int]:
+    """A limit as what a column holds of it, and the rest."""
+    if limit is None:
+        return None, 0
+    return min(limit, NANO_USD_MAX), max(0, limit - NANO_USD_MAX)

@@ -31,13 +31,16 @@ from traghetto.http.dispatch import Dispatch, EdgeServices, Readiness
 from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book, day_window
 from traghetto.limits.budget import FailedRequestBudget
+from traghetto.limits.endpoints import EndpointLimiter
 from traghetto.limits.rates import RateLimiter
+from traghetto.limits.refusals import RefusalLog
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import require_admin
 from traghetto.pipeline.stages.receive import BodiesInFlight
 from traghetto.settings import Settings, Upstream
 from traghetto.storage.connector import Store
+from traghetto.storage.reports import SqliteReports
 from traghetto.storage.sqlite import SqliteStore
 from traghetto.telemetry import Metrics, configure_logging, log_event
 from traghetto.wire.schema import validator_for
@@ -93,7 +96,8 @@ class Gateway:
             overdraft=settings.overdraft,
             hold_seconds=settings.hold_seconds_max,
         )
-        self.administration = Administration(self.directory, self.book)
+        reports = SqliteReports(settings.data_dir, seconds_max=settings.report_seconds_max)
+        self.administration = Administration(self.directory, self.book, reports)
         self._builder = FleetBuilder(launch, clock, self.metrics, self.directory.account_count)
         self.services = Services(
             settings=settings,
@@ -112,6 +116,9 @@ class Gateway:
                 block_seconds=settings.failed_requests_block_seconds,
                 reset_style=settings.ratelimit_reset_style,
             ),
+            calls=EndpointLimiter(clock),
+            refusals=RefusalLog(),
+            reports=reports,
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
             fleet=EMPTY_FLEET,
         )

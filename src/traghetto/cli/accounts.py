@@ -12,7 +12,18 @@ from traghetto.accounts.operations import AccountShown, AccountsShown
 from traghetto.cli.connection import data_dir_option, json_option, perform
 from traghetto.cli.output import print_json, print_table
 
-_HEADERS = ("NAME", "USD", "DIEM TODAY", "DIEM/DAY", "PRO", "SUBSCRIPTION", "TIER", "STATE", "ID")
+_HEADERS = (
+    "NAME",
+    "USD",
+    "BUNDLED",
+    "DIEM TODAY",
+    "DIEM/DAY",
+    "PRO",
+    "SUBSCRIPTION",
+    "TIER",
+    "STATE",
+    "ID",
+)
 
 
 @click.group()
@@ -49,6 +60,7 @@ def _entitlements(command: Callable[..., None]) -> Callable[..., None]:
 @accounts.command()
 @click.argument("name")
 @click.option("--usd", metavar="USD", help="First credit.")
+@click.option("--bundled", metavar="USD", help="First bundled credits: spent before USD.")
 @_entitlements
 @click.option(
     "--new-books", is_flag=True, help="Begin new books if there are none, before any `serve`."
@@ -74,13 +86,16 @@ def create(
 
 @accounts.command()
 @click.argument("account")
-@click.option("--usd", metavar="USD", required=True, help="How much to add.")
+@click.option("--usd", metavar="USD", help="How much to add.")
+@click.option("--bundled", metavar="USD", help="The same as bundled credits: spent before USD.")
 @click.option("--reason", help="Why; kept in the journal.")
 @data_dir_option()
 @json_option()
-def credit(account: str, usd: str, reason: str | None, data_dir: Path, as_json: bool) -> None:
-    """Add USD to an account."""
-    arguments = {"account": account, "usd": usd, "reason": reason}
+def credit(account: str, data_dir: Path, as_json: bool, **members: str | None) -> None:
+    """Add USD or bundled credits to an account."""
+    if (members["usd"] is None) == (members["bundled"] is None):
+        raise click.UsageError("give either --usd or --bundled: a credit is in one currency")
+    arguments = {"account": account, **members}
     _print(perform(data_dir, "accounts.credit", arguments, AccountShown), as_json)
 
 
@@ -96,6 +111,26 @@ def set_account(
     if not features and all(value is None for value in members.values()):
         raise click.UsageError("nothing to change: give at least one option, see --help")
     arguments = {"account": account, "features": features or None, **members}
+    _print(perform(data_dir, "accounts.set", arguments, AccountShown), as_json)
+
+
+@accounts.command()
+@click.argument("account")
+@data_dir_option()
+@json_option()
+def disable(account: str, data_dir: Path, as_json: bool) -> None:
+    """Switch an account off: its keys are refused from the next request on."""
+    arguments = {"account": account, "disabled": True}
+    _print(perform(data_dir, "accounts.set", arguments, AccountShown), as_json)
+
+
+@accounts.command()
+@click.argument("account")
+@data_dir_option()
+@json_option()
+def enable(account: str, data_dir: Path, as_json: bool) -> None:
+    """Switch an account on again."""
+    arguments = {"account": account, "disabled": False}
     _print(perform(data_dir, "accounts.set", arguments, AccountShown), as_json)
 
 
@@ -131,6 +166,7 @@ def _row(account: AccountShown) -> tuple[object, ...]:
     return (
         account.name,
         account.usd,
+        account.bundled,
         account.diem,
         account.diem_per_day,
         "yes" if account.pro else "no",

@@ -30,6 +30,7 @@ from traghetto.settings import default_data_dir
 from traghetto.storage.connector import SnapshotStore, Store, StoreBroken, StoreUnusable
 from traghetto.storage.directory_lock import DataDirectoryBusy
 from traghetto.storage.facts import StoredState
+from traghetto.storage.reports import SqliteReports
 from traghetto.storage.sqlite import SqliteStore, open_read_only, require_books
 
 ANSWER_SECONDS_MAX: Final = 30.0
@@ -134,7 +135,8 @@ async def _own(data_dir: Path, operation: str, arguments: dict[str, Any]) -> msg
         pepper = b""
         if OPERATIONS[operation].makes_secret:
             pepper = open_pepper(_pepper_path(data_dir), store, state)
-        return await _administration(store, clock, pepper, state).perform(operation, arguments)
+        administration = _administration(data_dir, store, clock, pepper, state)
+        return await administration.perform(operation, arguments)
     finally:
         await store.aclose()
 
@@ -144,7 +146,8 @@ async def _read(data_dir: Path, operation: str, arguments: dict[str, Any]) -> ms
     with open_read_only(data_dir) as snapshot:
         store, clock = SnapshotStore(snapshot), SystemClock()
         state = store.load(day_window(clock.utc_ns()))
-        return await _administration(store, clock, b"", state).perform(operation, arguments)
+        administration = _administration(data_dir, store, clock, b"", state)
+        return await administration.perform(operation, arguments)
 
 
 def _pepper_path(data_dir: Path) -> Path:
@@ -154,6 +157,8 @@ def _pepper_path(data_dir: Path) -> Path:
 
 
 def _administration(
-    store: Store, clock: Clock, pepper: bytes, state: StoredState
+    data_dir: Path, store: Store, clock: Clock, pepper: bytes, state: StoredState
 ) -> Administration:
-    return Administration(Directory(store, clock, pepper, state), Book(store, clock, state))
+    journal = SqliteReports(data_dir, seconds_max=ANSWER_SECONDS_MAX)
+    directory = Directory(store, clock, pepper, state)
+    return Administration(directory, Book(store, clock, state), journal)

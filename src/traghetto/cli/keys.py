@@ -14,6 +14,7 @@ from traghetto.cli.connection import data_dir_option, json_option, perform
 from traghetto.cli.output import note, print_json, print_table
 from traghetto.money import LimitPeriod
 
+_HEADERS = ("ID", "ACCOUNT", "KIND", "ENDS IN", "PERIOD", "USD", "DIEM", "EXPIRES", "FOR")
 EXPIRY_YEAR_MAX = 2261
 """The last whole year that a 64-bit number of nanoseconds reaches."""
 
@@ -83,8 +84,32 @@ def list_keys(account: str | None, data_dir: Path, as_json: bool) -> None:
     if as_json:
         print_json(shown.keys)
         return
-    headers = ("ID", "ACCOUNT", "KIND", "ENDS IN", "PERIOD", "USD", "DIEM", "EXPIRES", "FOR")
-    print_table(headers, map(_row, shown.keys))
+    print_table(_HEADERS, map(_row, shown.keys))
+
+
+@keys.command("limit")
+@click.argument("key_id")
+@click.option("--limit-usd", metavar="USD", help="Most USD per period; 0 blocks, `none` lifts.")
+@click.option("--limit-diem", metavar="DIEM", help="Most DIEM per period; 0 blocks, `none` lifts.")
+@click.option(
+    "--period",
+    type=click.Choice([period.value for period in LimitPeriod], case_sensitive=False),
+    help="Window of the limits: a UTC day, a calendar month (UTC), or for ever.",
+)
+@data_dir_option()
+@json_option()
+def limit_key(
+    key_id: str, period: str | None, data_dir: Path, as_json: bool, **limits: str | None
+) -> None:
+    """Change the limits of a key, from its next request on; what is not given stays."""
+    arguments = {"key": key_id, "period": period and period.upper(), **limits}
+    if all(value is None for name, value in arguments.items() if name != "key"):
+        raise click.UsageError("nothing to change: give at least one option, see --help")
+    shown: KeyShown = perform(data_dir, "keys.limit", arguments, KeyShown)
+    if as_json:
+        print_json(shown)
+    else:
+        print_table(_HEADERS, [_row(shown)])
 
 
 @keys.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from traghetto.accounts.operations import AccountShown
+from traghetto.accounts.operations import AccountShown, Refunded
 from traghetto.cli.connection import data_dir_option, json_option, perform
 from traghetto.cli.output import print_json
 from traghetto.ledger.verify import verify as verify_books
@@ -24,31 +24,48 @@ def ledger() -> None:
 @ledger.command()
 @click.argument("account")
 @click.option("--usd", metavar="USD", help="How much to add; negative to take away.")
+@click.option("--bundled", metavar="USD", help="The same for bundled credits.")
 @click.option("--diem", metavar="DIEM", help="The same for what is left of today's DIEM.")
 @click.option("--reason", required=True, help="Why; kept in the journal.")
 @data_dir_option()
 @json_option()
-def adjust(
-    account: str,
-    usd: str | None,
-    diem: str | None,
-    reason: str,
-    data_dir: Path,
-    as_json: bool,
-) -> None:
+def adjust(account: str, reason: str, data_dir: Path, as_json: bool, **amounts: str | None) -> None:
     """Correct a balance with a new entry: nothing in the books is ever changed.
 
     A balance may become negative; its account is then refused until somebody pays.
     """
-    if (usd is None) == (diem is None):
-        raise click.UsageError("give either --usd or --diem: a correction is in one currency")
-    arguments = {"account": account, "usd": usd, "diem": diem, "reason": reason}
+    if sum(amount is not None for amount in amounts.values()) != 1:
+        raise click.UsageError("give one of --usd, --bundled and --diem: a correction is of one")
+    arguments = {"account": account, "reason": reason, **amounts}
     shown: AccountShown = perform(data_dir, "ledger.adjust", arguments, AccountShown)
     if as_json:
         print_json(shown)
     else:
-        diem_left = "" if shown.diem is None else f" and {shown.diem} DIEM of today"
-        click.echo(f"{shown.name} now has {shown.usd} USD{diem_left}")
+        owned = [f"{shown.usd} USD"]
+        if shown.bundled is not None:
+            owned.append(f"{shown.bundled} USD of bundled credits")
+        if shown.diem is not None:
+            owned.append(f"{shown.diem} DIEM of today")
+        click.echo(f"{shown.name} now has {' and '.join(owned)}")
+
+
+@ledger.command()
+@click.argument("request_id")
+@click.option("--reason", required=True, help="Why; kept in the journal.")
+@data_dir_option()
+@json_option()
+def refund(request_id: str, reason: str, data_dir: Path, as_json: bool) -> None:
+    """Give back all that a request was charged, once, with a new entry.
+
+    It goes to the funds that paid, and to the limit of the key in the window in which it was spent.
+    DIEM of a day that is over have lapsed and are not given back.
+    """
+    arguments = {"request": request_id, "reason": reason}
+    done: Refunded = perform(data_dir, "ledger.refund", arguments, Refunded)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"refunded {done.amount} {done.currency} to {done.account}")
 
 
 @ledger.command()
@@ -71,9 +88,9 @@ def verify(context: click.Context, data_dir: Path, as_json: bool) -> None:
         for difference in found.differences:
             click.echo(str(difference))
         click.echo(
-            f"{len(found.differences)} differences in {found.entries} entries, {found.usages} "
-            f"usage records, {found.balances} balances, {found.key_spends} key counters and "
-            f"{found.open_holds} open holds"
+            f"{len(found.differences)} differences in {found.entries} entries ({found.refunds} "
+            f"refunds), {found.usages} usage records, {found.balances} balances, "
+            f"{found.key_spends} key counters and {found.open_holds} open holds"
         )
     if found.differences:
         context.exit(EXIT_DIFFERENCES)

@@ -6,11 +6,16 @@ Standard output carries results only; explanations and progress go to standard e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
 import msgspec
+
+from traghetto.wire.csv_cells import csv_text
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -34,6 +39,19 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         click.echo("  ".join(padded).rstrip())
 
 
+def print_csv(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print `rows` as CSV under `headers` in lower case; None is an empty cell.
+
+    Text that a spreadsheet would take for a formula is marked as text.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header.lower().replace(" ", "_") for header in headers)
+    for row in rows:
+        writer.writerow(csv_text(cell) if isinstance(cell, str) else cell for cell in row)
+    click.echo(text.getvalue(), nl=False)
+
+
 def print_json(value: Any) -> None:
     """Print `value` (anything msgspec encodes) as one indented JSON document."""
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
@@ -42,3 +60,14 @@ def print_json(value: Any) -> None:
 def note(text: str) -> None:
     """Tell a person something that is not a result: one line on standard error."""
     click.echo(text, err=True)
+
+
+def progress_line(what: str) -> Callable[[int, int], None]:
+    """What shows how far long work is, on one line of standard error, if that is a terminal."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            share = 100 * done // max(1, total)
+            click.echo(f"\r{what}: {share} %", err=True, nl=done >= total)
+
+    return show

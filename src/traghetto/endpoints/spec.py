@@ -30,6 +30,7 @@ class Authentication(enum.Enum):
     NONE = "anybody"
     OPTIONAL = "anybody, and a key narrows what is shown"
     KEY = "a caller with a key"
+    ADMIN = "a caller with an admin key"
     ADMIN_FROM_AFAR = "anybody on this machine, from elsewhere a caller with an admin key"
 
 

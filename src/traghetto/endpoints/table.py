@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from traghetto.catalog.catalog import Catalog
+from traghetto.endpoints.api_keys import api_key_endpoints
+from traghetto.endpoints.billing import billing_endpoints
 from traghetto.endpoints.chat import chat_endpoint
 from traghetto.endpoints.models import (
     compatibility_answer,
@@ -36,6 +38,8 @@ def endpoint_table(services: Services) -> tuple[Endpoint, ...]:
             _query(compatibility_answer),
         ),
         _catalog_endpoint(services, "model", "/models/{id}", _by_id),
+        *api_key_endpoints(services),
+        *billing_endpoints(services),
     )
 
 

@@ -10,7 +10,7 @@ from traghetto.errors.catalogue import (
     public_name,
     row_of,
 )
-from traghetto.errors.exception import ApiError, invalid_request
+from traghetto.errors.exception import ApiError, LimitReached, invalid_request
 from traghetto.errors.render import (
     ErrorStyle,
     RenderedError,
@@ -25,6 +25,7 @@ __all__ = [
     "Code",
     "ErrorCode",
     "ErrorStyle",
+    "LimitReached",
     "LogLevel",
     "RenderedError",
     "Row",

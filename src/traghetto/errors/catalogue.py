@@ -276,6 +276,23 @@ class Adjunct(enum.Enum):
         "The request with this Idempotency-Key was answered, but its answer is too large to be "
         "sent again",
     )
+    API_KEY_NOT_FOUND = Row(400, "API key not found", of="INVALID_REQUEST")
+    API_KEY_NOT_FOUND_OR_EXPIRED = Row(400, "API key not found or expired", of="INVALID_REQUEST")
+    API_KEY_COULD_NOT_BE_FOUND = Row(400, "API key could not be found", of="INVALID_REQUEST")
+    TOO_MANY_API_KEYS = Row(
+        400, "The maximum number of active API keys has been reached", of="INVALID_REQUEST"
+    )
+    INVALID_CURSOR = Row(
+        400, "Invalid or expired cursor; restart from the first page", of="INVALID_REQUEST"
+    )
+    ENDPOINT_RETIRED = Row(
+        410,
+        "This endpoint has been retired. Use /billing/usage-history instead.",
+        counted=False,
+    )
+    ANALYTICS_TIMEOUT = Row(
+        504, "Query timed out - try reducing the lookback period", log_level="error"
+    )
     UPSTREAM_REJECTED = Row(
         400,
         "Invalid request parameters. For assistance, please reach out to support@venice.ai and "

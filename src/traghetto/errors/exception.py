@@ -28,8 +28,8 @@ class ApiError(Exception):
     ) -> None:
         """`details` and `issues` are the validation members (shape B3), `fields` the paths of the
         caller's own body that a backend named (shape B11), `headers` ready ASGI headers,
-        `unsupported_feature` whether it counts in that budget instead of the failed one, and
-        `reason` an operator's explanation for the log: never sent, never user content.
+        `unsupported_feature` whether it counts in that budget instead of the failed one,
+        and `reason` an operator's explanation for the log: never sent, never user content.
         """
         super().__init__(public_name(code))
         self.code = code
@@ -51,6 +51,28 @@ class ApiError(Exception):
         """Whether the failed-request budget counts it (contract A.3): 4xx except 429."""
         row = row_of(self.code)
         return row.counted and 400 <= row.status < 500 and row.status != 429
+
+
+class LimitReached(ApiError):
+    """A refusal by a limit of the caller's: `limit_type` is what the log of refusals calls it."""
+
+    def __init__(
+        self,
+        code: Code,
+        *,
+        limit_type: str,
+        details: dict[str, Any] | None = None,
+        retry_after_seconds: int,
+        headers: tuple[tuple[bytes, bytes], ...],
+    ) -> None:
+        super().__init__(
+            code,
+            details=details,
+            retry_after_seconds=retry_after_seconds,
+            headers=headers,
+            reason=limit_type,
+        )
+        self.limit_type = limit_type
 
 
 def invalid_request(

@@ -27,11 +27,21 @@ NUMBER_TOO_SMALL: Final = "Number must be greater than or equal to {bound}"
 NUMBER_TOO_BIG: Final = "Number must be less than or equal to {bound}"
 NUMBER_NOT_ABOVE: Final = "Number must be greater than {bound}"
 NUMBER_NOT_BELOW: Final = "Number must be less than {bound}"
+NUMBER_NOT_A_MULTIPLE: Final = "Number must be a multiple of {step}"
+INVALID_DATE: Final = "Invalid date"
+DATE_TOO_LATE: Final = "Date must be smaller than or equal to {bound}"
 ARRAY_TOO_SHORT: Final = "Array must contain at least {bound} element(s)"
 ARRAY_TOO_LONG: Final = "Array must contain at most {bound} element(s)"
 
 PARTS_PER_MESSAGE: Final = "At most {bound} {part} parts are allowed per message"
 PARTS_PER_REQUEST: Final = "At most {bound} {part} parts are allowed per request"
+
+EXPIRES_IN_THE_PAST: Final = "expiresAt must be in the future"
+CURSOR_NOT_ALONE: Final = "cursor cannot be combined with other parameters"
+END_NOT_AFTER_START: Final = "endTimestamp must be after startTimestamp"
+DATES_NOT_TOGETHER: Final = "startDate and endDate must be given together"
+END_BEFORE_START: Final = "endDate must not be before startDate"
+RANGE_TOO_LONG: Final = "The range must not exceed {bound} days"
 
 PARAMETER_NOT_SUPPORTED: Final = "{parameter} is not supported by this model"
 CONTENT_NOT_SUPPORTED: Final = (

@@ -89,6 +89,16 @@ def price_version(prices: Mapping[str, UnitPrice]) -> str:
     return " ".join(f"{kind}={prices[kind].nano_usd}/{prices[kind].per_units}" for kind in prices)
 
 
+def price_of(version: str, kind: str) -> UnitPrice | None:
+    """The price that `price_version` wrote for lines of `kind`; None if it wrote none."""
+    for part in version.split():
+        name, _, price = part.partition("=")
+        if name == kind:
+            nano_usd, _, per_units = price.partition("/")
+            return UnitPrice(int(nano_usd), int(per_units))
+    return None
+
+
 def bounded(lines: tuple[ChargeLine, ...], nano_usd_max: int) -> list[ChargeLine]:
     """`lines` with amounts cut, from the last line backwards, to a sum of at most the bound."""
     left = nano_usd_max

@@ -6,7 +6,7 @@ were loaded for, whatever the wall clock does; nor do the times of what is writt
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 
 from traghetto.clock import Clock
@@ -19,6 +19,11 @@ _DAY_NS: Final = 86_400 * 1_000_000_000
 def day_window(utc_ns: int) -> str:
     """The window of the UTC day that holds `utc_ns`, such as `E:2026-11-23`."""
     return f"E:{datetime.fromtimestamp(utc_ns // 1_000_000_000, UTC):%Y-%m-%d}"
+
+
+def window_of_date(day: date) -> str:
+    """The window of a UTC day."""
+    return f"E:{day}"
 
 
 def month_of(day: str) -> str:

@@ -17,7 +17,7 @@ from collections import OrderedDict, deque
 from typing import Final
 
 from traghetto.clock import Clock
-from traghetto.errors import Adjunct, ApiError
+from traghetto.errors import Adjunct, ApiError, LimitReached
 from traghetto.limits.rates import Header, ResetStyle
 
 BUCKETS_MAX: Final = 20_000
@@ -158,7 +158,7 @@ class FailedRequestBudget:
             now = self._clock.monotonic()
             end = budget.blocked_until(bucket, now)
             if end is not None:
-                raise ApiError(
+                raise LimitReached(
                     Adjunct.FAILED_REQUEST_BUDGET,
                     details={
                         "failed_requests_max": budget.max,
@@ -166,7 +166,7 @@ class FailedRequestBudget:
                     },
                     retry_after_seconds=max(1, math.ceil(end - now)),
                     headers=self._headers(0, end, now),
-                    reason=kind.value,
+                    limit_type=kind.value,
                 )
 
     def count(self, bucket: str, error: ApiError) -> None:

@@ -11,17 +11,13 @@ takes constant time. The numbers are those of contract C.3.1.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, Literal
 
 from traghetto.clock import Clock
-from traghetto.errors import ApiError, ErrorCode
+from traghetto.errors import ErrorCode, LimitReached
+from traghetto.limits.windows import WINDOWS_MAX, Window, Windows
 from traghetto.settings import RateNumbers, SizeClass
-
-WINDOW_SECONDS: Final = 60.0
-WINDOWS_MAX: Final = 100_000
-"""Above it the oldest window is forgotten: under such load a key may get a fresh one early."""
 
 Tier = Literal["standard", "partner"]
 ResetStyle = Literal["docs", "live"]
@@ -73,24 +69,12 @@ class _Limits:
         ]
 
 
-class _Window:
-    """What one key used in its current window."""
-
-    __slots__ = ("end", "requests", "tokens")
-
-    def __init__(self, end: float) -> None:
-        self.end = end
-        """Monotonic seconds."""
-        self.requests = 0
-        self.tokens = 0
-
-
 class Admission:
     """A request that was let in: it knows its headers, and corrects its tokens."""
 
     __slots__ = ("_is_corrected", "_limiter", "_limits", "_tokens", "_window")
 
-    def __init__(self, limiter: RateLimiter, limits: _Limits, window: _Window, tokens: int) -> None:
+    def __init__(self, limiter: RateLimiter, limits: _Limits, window: Window, tokens: int) -> None:
         self._limiter = limiter
         self._limits = limits
         self._window = window
@@ -130,10 +114,7 @@ class RateLimiter:
         self._clock = clock
         self._enabled = enabled
         self._live_resets = reset_style == "live"
-        self._windows_max = windows_max
-        # Ordered by end: all windows are equally long, and a new one goes to the back.
-        # (An OrderedDict, because finding the front of a dict gets slow as the front is deleted.)
-        self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
+        self._windows = Windows(clock, windows_max=windows_max)
         self._numbers = {
             tier: {**classes, **(own_numbers or {})} for tier, classes in TIERS.items()
         }
@@ -142,7 +123,7 @@ class RateLimiter:
             for tier, classes in self._numbers.items()
             for size_class, numbers in classes.items()
         }
-        self._unlimited = Admission(self, _Limits(RateNumbers()), _Window(0.0), 0)
+        self._unlimited = Admission(self, _Limits(RateNumbers()), Window(0.0), 0)
 
     def __len__(self) -> int:
         """How many windows are remembered."""
@@ -172,19 +153,19 @@ class RateLimiter:
         requests_max, tokens_max = limits.requests_max, limits.tokens_max
         if requests_max is None and tokens_max is None:
             return self._unlimited
-        window = self._window((account_id, model_id))
+        window = self._windows.of(account_id, model_id)
         if requests_max is not None and window.requests >= requests_max:
-            raise self._refusal(limits, window, "requests per minute")
+            raise self._refusal(limits, window, "RPM")
         tokens = 0
         if tokens_max is not None:
             tokens = min(tokens_bound, tokens_max)
             if window.tokens + tokens > tokens_max:
-                raise self._refusal(limits, window, "tokens per minute")
+                raise self._refusal(limits, window, "TPM")
         window.requests += 1
         window.tokens += tokens
         return Admission(self, limits, window, tokens)
 
-    def headers(self, limits: _Limits, window: _Window) -> list[Header]:
+    def headers(self, limits: _Limits, window: Window) -> list[Header]:
         """The state of `window`: integers, in the units of the configured style."""
         if not limits.headers:
             return []
@@ -210,30 +191,11 @@ class RateLimiter:
             )
         return answer
 
-    def _window(self, key: tuple[str, str]) -> _Window:
-        now = self._clock.monotonic()
-        window = self._windows.get(key)
-        if window is not None:
-            if now < window.end:
-                return window
-            del self._windows[key]
-        window = self._windows[key] = _Window(now + WINDOW_SECONDS)
-        self._forget_old(now)
-        return window
-
-    def _forget_old(self, now: float) -> None:
-        """Drop up to two windows that have ended, so that they leave faster than new ones come."""
-        for _ in range(2):
-            oldest = next(iter(self._windows))
-            if now < self._windows[oldest].end and len(self._windows) <= self._windows_max:
-                return
-            del self._windows[oldest]
-
-    def _refusal(self, limits: _Limits, window: _Window, reason: str) -> ApiError:
+    def _refusal(self, limits: _Limits, window: Window, limit_type: str) -> LimitReached:
         seconds = math.ceil(window.end - self._clock.monotonic())
-        return ApiError(
+        return LimitReached(
             ErrorCode.RATE_LIMIT_EXCEEDED,
             retry_after_seconds=max(1, seconds),
             headers=(*self.headers(limits, window), _TYPE),
-            reason=reason,
+            limit_type=limit_type,
         )

@@ -64,6 +64,7 @@ class Exchange:
         "model",
         "openai_errors",
         "path",
+        "path_parameter",
         "query",
         "rate_headers",
         "receive",
@@ -94,6 +95,8 @@ class Exchange:
         self.received_monotonic = clock.monotonic()
         self.endpoint = ""
         """The name of the endpoint that answers; set by the edge once it is found."""
+        self.path_parameter = ""
+        """What stands in the place of the endpoint's path parameter, where it has one."""
         self.answer_headers: list[Header] = []
         self.rate_headers: Callable[[], list[Header]] = list
         """The rate limit headers as they are when the answer begins; set once admitted."""

@@ -12,7 +12,7 @@ from traghetto.pipeline.failures import gateway_stopping
 from traghetto.pipeline.quote import quote_chat
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.admit import admit
-from traghetto.pipeline.stages.authenticate import Caller, authenticate
+from traghetto.pipeline.stages.authenticate import Caller, authenticate, note_refusal
 from traghetto.pipeline.stages.authorise import authorise
 from traghetto.pipeline.stages.claim import claim, replay
 from traghetto.pipeline.stages.execute import Execution, execute
@@ -50,6 +50,7 @@ async def _run(services: Services, exchange: Exchange) -> None:
                     await _run_authenticated(services, exchange, caller, body, claimed)
         except ApiError as error:
             services.budget.count(caller.bucket, error)
+            note_refusal(services, caller.key, caller.account, exchange.model or "", error)
             raise
         if exchange.stream_error is not None:
             services.budget.count(caller.bucket, exchange.stream_error)

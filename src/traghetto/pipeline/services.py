@@ -13,10 +13,13 @@ from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book
 from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.concurrency import Gate
+from traghetto.limits.endpoints import EndpointLimiter
 from traghetto.limits.rates import RateLimiter
+from traghetto.limits.refusals import RefusalLog
 from traghetto.pipeline.exchange import Header
 from traghetto.pipeline.stages.receive import BodiesInFlight
 from traghetto.settings import Settings
+from traghetto.storage.reports import Reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +46,8 @@ class Services:
     answers: Answers
     rates: RateLimiter
     budget: FailedRequestBudget
+    calls: EndpointLimiter
+    refusals: RefusalLog
+    reports: Reports
     bodies: BodiesInFlight
     fleet: Fleet

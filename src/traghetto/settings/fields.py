@@ -238,6 +238,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 1_073_741_824
 
+    report_seconds_max: Annotated[
+        float,
+        Meta(gt=0, le=_DAY, description="Deadline of a billing report, in seconds."),
+    ] = 20.0
+
     first_event_seconds: Annotated[
         float, Meta(gt=0, le=_DAY, description="Deadline of a stream's first event, in seconds.")
     ] = 120.0

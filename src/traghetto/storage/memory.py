@@ -133,6 +133,15 @@ class MemoryDisk:
         """The answer that was kept under `handle`, expired ones included."""
         return self._answers.get(handle)
 
+    async def request_entries(self, request_id: str) -> list[Entry]:
+        """The charges and refunds of one request (as `reports.Reports` has it)."""
+        kinds = (EntryKind.CHARGE, EntryKind.REFUND)
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.request_id == request_id and entry.kind in kinds
+        ]
+
     def accounts(self) -> Iterable[AccountSaved]:
         return self._accounts.values()
 

@@ -190,7 +190,7 @@ class SqliteSnapshot:
     """One consistent, read-only view; see `connector.Snapshot`. Close it, or the log grows."""
 
     def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
+        self.connection: Final = connection
 
     def __enter__(self) -> SqliteSnapshot:
         return self
@@ -200,31 +200,31 @@ class SqliteSnapshot:
 
     def close(self) -> None:
         """End the view."""
-        self._connection.close()
+        self.connection.close()
 
     def load(self, day: str) -> StoredState:
-        return _read_state(self._connection, day)
+        return _read_state(self.connection, day)
 
     def accounts(self) -> Iterable[AccountSaved]:
-        return _accounts(self._connection)
+        return _accounts(self.connection)
 
     def allocations(self) -> Iterable[AllocationSet]:
-        return _rows(self._connection, "allocations", AllocationSet)
+        return _rows(self.connection, "allocations", AllocationSet)
 
     def entries(self) -> Iterable[Entry]:
-        return _rows(self._connection, "entries", Entry)
+        return _rows(self.connection, "entries", Entry)
 
     def usages(self) -> Iterable[UsageRecorded]:
-        return _rows(self._connection, "usages", UsageRecorded)
+        return _rows(self.connection, "usages", UsageRecorded)
 
     def balances(self) -> Iterable[BalanceRow]:
-        return _rows(self._connection, "balances", BalanceRow)
+        return _rows(self.connection, "balances", BalanceRow)
 
     def key_spends(self) -> Iterable[KeySpendRow]:
-        return _rows(self._connection, "key_spends", KeySpendRow)
+        return _rows(self.connection, "key_spends", KeySpendRow)
 
     def holds(self) -> Iterable[HoldOpened]:
-        return _rows(self._connection, "holds", HoldOpened)
+        return _rows(self.connection, "holds", HoldOpened)
 
 
 def require_books(data_dir: Path) -> None:
@@ -242,7 +242,12 @@ def open_read_only(data_dir: Path) -> SqliteSnapshot:
     Raises StoreUnusable if there are no books there, or a newer version wrote them.
     """
     require_books(data_dir)
-    connection = _open_for_reading(data_dir / FILE_NAME)
+    return open_file_read_only(data_dir / FILE_NAME)
+
+
+def open_file_read_only(path: Path) -> SqliteSnapshot:
+    """A snapshot of the books in a file. Raises StoreUnusable if a newer version wrote them."""
+    connection = _open_for_reading(path)
     try:
         connection.execute("BEGIN")
         check_version(connection)  # the first read of the transaction, which fixes the view
@@ -309,5 +314,12 @@ def _accounts(connection: apsw.Connection) -> Iterator[AccountSaved]:
 def _rows(
     connection: apsw.Connection, query: str, row_type: type[_RowT], *arguments: Any
 ) -> Iterator[_RowT]:
-    for row in connection.execute(_READ[query], arguments):
+    return read_rows(connection, _READ[query], row_type, arguments)
+
+
+def read_rows(
+    connection: apsw.Connection, statement: str, row_type: type[_RowT], parameters: Sequence[Any]
+) -> Iterator[_RowT]:
+    """The rows of a statement whose columns are the fields of `row_type`, in order."""
+    for row in connection.execute(statement, parameters):
         yield msgspec.convert(row, row_type, strict=False)

@@ -85,6 +85,36 @@ def validator_for(name: str) -> Validator:
     return Validator(name, document, compile_schema(document))
 
 
+@cache
+def body_validator(operation_id: str) -> Validator:
+    """The validator of the JSON body of an operation, compiled at its first use.
+
+    Raises KeyError for an operation that the published file does not have, or that has no body.
+    """
+    schema = _operations()[operation_id]["requestBody"]["content"]["application/json"]["schema"]
+    document = to_json_schema(schema, _components())
+    return Validator(operation_id, document, compile_schema(document))
+
+
+@cache
+def query_validator(operation_id: str, *, strict: bool) -> Validator:
+    """The validator of an operation's query as an object; `strict` refuses unknown parameters."""
+    parameters = [
+        parameter
+        for parameter in _operations()[operation_id]["parameters"]
+        if parameter["in"] == "query"
+    ]
+    schema: Schema = {
+        "type": "object",
+        "properties": {parameter["name"]: parameter["schema"] for parameter in parameters},
+        "required": [parameter["name"] for parameter in parameters if parameter["required"]],
+    }
+    if strict:
+        schema["additionalProperties"] = False
+    document = to_json_schema(schema, _components())
+    return Validator(operation_id, document, compile_schema(document))
+
+
 def compile_schema(document: Schema) -> jsonschema_rs.Validator:
     """The compiled form of a document made by `to_json_schema`."""
     return jsonschema_rs.Draft202012Validator(document, validate_formats=True, formats=FORMATS)
@@ -182,6 +212,17 @@ _UNDERSTOOD: Final = frozenset(
 def _components() -> dict[str, Schema]:
     components: dict[str, Schema] = load_spec("openapi")["components"]["schemas"]
     return components
+
+
+@cache
+def _operations() -> dict[str, dict[str, Any]]:
+    """Every operation of the published file, by its id."""
+    return {
+        operation["operationId"]: operation
+        for path in load_spec("openapi")["paths"].values()
+        for operation in path.values()
+        if "operationId" in operation
+    }
 
 
 @cache

@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from traghetto.accounts.values import Account, ApiKey, KeyKind, ModelPrivacy
-from traghetto.errors import Adjunct, ApiError, ErrorCode
+from traghetto.errors import Adjunct, ApiError, ErrorCode, LimitReached
 from traghetto.limits.budget import address_bucket, key_bucket
+from traghetto.limits.refusals import Refusal
 from traghetto.money import Currency, format_usd
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.services import Services
@@ -49,7 +50,11 @@ def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -
     key, account = found
     exchange.openai_errors = key.openai_errors
     bucket = _request_bucket(key.id, body)
-    services.budget.check(bucket)
+    try:
+        services.budget.check(bucket)
+    except LimitReached as blocked:
+        note_refusal(services, key, account, _short_text(body.get("model")), blocked)
+        raise
     exchange.answer_headers += services.budget.headers(bucket)
     exchange.answer_headers += balance_headers(services, key, account)
     if account.disabled:
@@ -57,6 +62,16 @@ def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -
     if account.subscription_required and not account.subscription_active:
         raise _counted(services, bucket, ErrorCode.AUTHENTICATION_FAILED_INACTIVE_KEY)
     return Caller(key, account, bucket)
+
+
+def note_refusal(
+    services: Services, key: ApiKey, account: Account, model: str, error: ApiError
+) -> None:
+    """Remember for the account's owner that a limit of its refused a request, if that was it."""
+    if isinstance(error, LimitReached):
+        now = services.clock.utc_ns()
+        refusal = Refusal(key.id, model, account.tier, error.limit_type, now)
+        services.refusals.note(account.id, refusal)
 
 
 def require_admin(services: Services, exchange: Exchange) -> None:
@@ -126,7 +141,9 @@ def _request_bucket(key_id: str, body: dict[str, Any]) -> str:
     """A key's budget is split by `model` and `user`, so that one bad caller of an application
     does not block the others (contract C.3.3)."""
     parts = [key_bucket(key_id)]
-    for member in ("model", "user"):
-        value = body.get(member)
-        parts.append(value[:_BUCKET_PART_CHARACTERS_MAX] if isinstance(value, str) else "")
+    parts += (_short_text(body.get(member)) for member in ("model", "user"))
     return "\n".join(parts)
+
+
+def _short_text(value: object) -> str:
+    return value[:_BUCKET_PART_CHARACTERS_MAX] if isinstance(value, str) else ""

@@ -40,6 +40,8 @@ CREATE INDEX diem_grant_of_window ON entry (window, account_id, amount) WHERE ki
 CREATE INDEX usage_entry_of_account ON entry (account_id, created_ns, seq)
 WHERE kind IN ('charge', 'refund');
 
+CREATE INDEX refund_of_request ON entry (request_id, amount) WHERE kind = 'refund';
+
 CREATE TABLE new_balance (
     account_id TEXT NOT NULL REFERENCES account (id),
     currency   TEXT NOT NULL CHECK (currency IN ('DIEM', 'BUNDLED_CREDITS', 'USD')),
@@ -92,6 +94,8 @@ ALTER TABLE new_hold RENAME TO hold;
 -- A limit may be larger than a column holds (about 9.2e9 USD): the rest of it is here.
 ALTER TABLE api_key ADD COLUMN usd_limit_rest INTEGER NOT NULL DEFAULT 0 CHECK (usd_limit_rest >= 0);
 ALTER TABLE api_key ADD COLUMN diem_limit_rest INTEGER NOT NULL DEFAULT 0 CHECK (diem_limit_rest >= 0);
+
+CREATE INDEX api_key_of_account ON api_key (account_id);
 
 -- When a key was last presented, to the minute.
 CREATE TABLE key_use (
