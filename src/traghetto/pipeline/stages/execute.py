@@ -142,8 +142,7 @@ async def _charge_durable(settled: Settled) -> None:
         try:
             return await _durable(settled.durable)
         except asyncio.CancelledError:
-            if settled.durable is None or settled.durable.done():
-                raise
+            continue  # also in the very moment in which it became durable
 
 
 async def _answer_stream(execution: Execution, settlement: Settlement) -> None:
