@@ -46,7 +46,7 @@ RENAMED = {
         (ServerOptions, {"limits"}),
         (Deadlines, set()),
         (Book, set()),
-        (SqliteStore, set()),
+        (SqliteStore, {"vfs"}),
         (FailedRequestBudget, {"buckets_max"}),
         (decode_object, set()),
     ],

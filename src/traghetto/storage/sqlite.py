@@ -59,18 +59,21 @@ _ArgumentT = TypeVar("_ArgumentT")
 class SqliteStore:
     """The store of a single gateway; see `connector.Store`."""
 
-    def __init__(self, data_dir: Path, *, durability: Durability = "full") -> None:
+    def __init__(
+        self, data_dir: Path, *, durability: Durability = "full", vfs: str | None = None
+    ) -> None:
         """Take the data directory, bring the schema up to date and start the writer.
 
+        `vfs` names the file system that SQLite is to use, if not its own for this platform.
         Raises StoreUnusable: the directory belongs to another process, or a newer version wrote
         the books.
         """
         self._lock = DataDirectoryLock(data_dir)
         try:
             self._path = data_dir / FILE_NAME
-            self._connection = _open_for_writing(self._path, durability)
+            self._connection = _open_for_writing(self._path, durability, vfs)
             [[self._generation]] = self._connection.execute(_WRITE["next_generation"]).fetchall()
-            self._reader = _open_for_reading(self._path)
+            self._reader = _open_for_reading(self._path, vfs)
         except BaseException:
             self._lock.release()
             raise
@@ -257,15 +260,15 @@ def open_file_read_only(path: Path) -> SqliteSnapshot:
     return SqliteSnapshot(connection)
 
 
-def _open_for_reading(path: Path) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+def _open_for_reading(path: Path, vfs: str | None = None) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
     connection.set_busy_timeout(BUSY_MILLISECONDS)
     return connection
 
 
-def _open_for_writing(path: Path, durability: Durability) -> apsw.Connection:
+def _open_for_writing(path: Path, durability: Durability, vfs: str | None) -> apsw.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE))
-    connection = apsw.Connection(str(path))
+    connection = apsw.Connection(str(path), vfs=vfs)
     try:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.pragma("journal_mode", "wal")
