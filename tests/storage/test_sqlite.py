@@ -147,6 +147,24 @@ def test_a_long_log_is_cut_between_batches(tmp_path: Path, monkeypatch: pytest.M
     asyncio.run(run())
 
 
+def test_a_reader_that_keeps_the_log_long_delays_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a view of the books is open, batches go on as fast as the disk allows."""
+    monkeypatch.setattr(sqlite, "WAL_BYTES_MAX", 10_000)
+
+    async def run() -> None:
+        store = SqliteStore(tmp_path)
+        await store.submit((account_row("a"),))
+        with open_read_only(tmp_path):
+            async with asyncio.timeout(sqlite.BUSY_MILLISECONDS / 1_000):
+                for number in range(5):
+                    await store.submit((account_row(str(number)),))
+        await store.aclose()
+
+    asyncio.run(run())
+
+
 def test_a_log_that_cannot_be_cut_fails_no_batch_that_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

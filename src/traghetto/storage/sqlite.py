@@ -159,10 +159,15 @@ class SqliteStore:
 
     def _trim_log(self) -> None:
         """Keep the write-ahead log short; what is committed stays so, whatever happens here."""
-        if self._wal_path.stat().st_size > WAL_BYTES_MAX:
-            # A reader may keep the log busy; the next batch tries again.
+        if self._wal_path.stat().st_size <= WAL_BYTES_MAX:
+            return
+        # A reader may keep the log busy. The next batch tries again, and does not wait for it now.
+        self._connection.set_busy_timeout(0)
+        try:
             with contextlib.suppress(apsw.BusyError):
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self._connection.set_busy_timeout(BUSY_MILLISECONDS)
 
     def _check_generation(self) -> None:
         """The lock keeps a second writer out; this catches one on a file system without locks."""
