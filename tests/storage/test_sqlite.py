@@ -90,6 +90,23 @@ def test_the_books_are_private(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_new_data_directory_outlives_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every directory that is made for the books is on the disk before there are any."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+
+    async def run() -> None:
+        await SqliteStore(tmp_path / "above" / "data").aclose()
+        expected = [(tmp_path / "above").stat().st_ino, tmp_path.stat().st_ino]
+        assert synced == expected
+        await SqliteStore(tmp_path / "above" / "data").aclose()
+        assert synced == expected
+
+    asyncio.run(run())
+
+
 def test_reading_needs_books(tmp_path: Path) -> None:
     """A read-only command on an empty directory says so and creates nothing."""
     with pytest.raises(StoreUnusable, match="no books"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -34,6 +35,7 @@ class DataDirectoryLock:
 
     def __init__(self, data_dir: Path) -> None:
         try:
+            made = [path for path in (data_dir, *data_dir.parents) if not path.exists()]
             data_dir.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
             data_dir.chmod(PRIVATE_DIRECTORY_MODE)
         except OSError as error:
@@ -41,6 +43,8 @@ class DataDirectoryLock:
                 f"{data_dir} cannot be the data directory ({error.strerror}): name another with "
                 "--data-dir"
             ) from error
+        for path in made:
+            _sync_names_in(path.parent)
         self._file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,3 +58,17 @@ class DataDirectoryLock:
     def release(self) -> None:
         """Let the next process in."""
         os.close(self._file)
+
+
+def _sync_names_in(directory: Path) -> None:
+    """Let the names in `directory` outlive power.
+
+    SQLite does so for those of its files; the name of the directory that they are in is for us.
+    """
+    # Some file systems neither can nor need to sync directories; SQLite lets that pass as well.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
