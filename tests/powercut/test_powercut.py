@@ -75,7 +75,7 @@ def test_what_only_loses_the_last_commits_is_seen_to_do_just_that(bug: Bug) -> N
             {Harm.REFUSED},
         ),
         (
-            "PRAGMA writable_schema = 1; DELETE FROM sqlite_schema WHERE name = 'usage_of_account'",
+            "PRAGMA writable_schema = 1; DELETE FROM sqlite_schema WHERE name = 'usage_entry_of_account'",
             {Harm.CORRUPT},
         ),
     ],
