@@ -1,5 +1,6 @@
 """Every command, request and configuration in the documents works as it is printed."""
 
+import contextlib
 import json
 import os
 import re
@@ -38,7 +39,12 @@ class Running:
     def run(self, command: list[str]) -> str:
         """Standard output of a command that must succeed, in the environment of its reader."""
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False
+            command,
+            env=self.environment,
+            cwd=self.environment["HOME"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -50,7 +56,13 @@ class Running:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """`traghetto serve` with a free port and a fresh data directory, and nothing else."""
-    data = tmp_path_factory.mktemp("data")
+    with serving(tmp_path_factory.mktemp("data")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(data: Path) -> Iterator[Running]:
+    """A gateway as the documents start it, for one reader."""
     environment = {
         "PATH": f"{COMMANDS}:{os.environ['PATH']}",
         "HOME": str(data),
@@ -112,6 +124,42 @@ def test_commands_of_the_readme(gateway: Running) -> None:
     assert len(commands) >= 5
     for command in commands:
         gateway.shell(command)
+
+
+HOW_TOS = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in HOW_TOS if "curl" in path.read_text()], ids=named
+)
+def test_requests_of_the_how_tos(path: Path, gateway: Running) -> None:
+    """Every printed request is answered, and none with an error."""
+    requests = [block for block in blocks(path, "sh") if "curl" in block]
+    commands = [command for block in requests for command in block.replace("\\\n", "").splitlines()]
+    assert commands
+    for command in commands:
+        answer = gateway.shell(command.strip())
+        assert answer
+        assert '"error"' not in answer
+
+
+@pytest.mark.parametrize("name", ["keys-and-limits.md", "operate.md"])
+def test_commands_of_the_how_tos(name: str, tmp_path: Path) -> None:
+    """Printed commands succeed in order, for a reader who has an account and a key."""
+    commands = [
+        line
+        for block in blocks(ROOT / "docs" / "how-to" / name, "sh")
+        for line in block.splitlines()
+        if line.startswith("traghetto ") and "REQUEST_ID" not in line
+    ]
+    assert len(commands) >= 5
+    with serving(tmp_path) as running:
+        if "accounts create acme" not in "\n".join(commands):
+            running.shell("traghetto accounts create acme")
+        key = json.loads(running.shell("traghetto keys create --json"))["key"]["id"]
+        for command in commands:
+            here = command.replace("/backups/", f"{tmp_path}/").replace("/var/lib/", f"{tmp_path}/")
+            running.shell(here.replace("KEY_ID", key))
 
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "toml")], ids=named)
