@@ -365,7 +365,7 @@ def test_analytics_add_up(scene: Scene) -> None:
         3 * COST,
         5 * 28,
     )
-    assert [line["type"] for line in priced["breakdown"]] == ["output", "input"]
+    assert [line["type"] for line in priced["breakdown"]] == ["input", "output"]
     assert other["totalDiem"] == Decimal("0.000004")
     assert shown["topModels"] == ["priced", "other"]
     assert shown["byModelDaily"] == [

@@ -243,12 +243,24 @@ def test_an_answer_too_large_to_keep_is_not_charged_again(
 ) -> None:
     """Its repetition is refused, because what was sent is not there any more."""
     monkeypatch.setattr(answers, "ANSWER_BYTES_MAX", 100)
-    monkeypatch.setattr("traghetto.pipeline.recording.ANSWER_BYTES_MAX", 100)
     key = gateway.new_key()
     assert send(gateway, key, stream=stream).status == 200
     again = send(gateway, key, stream=stream)
     assert (again.status, again.headers["x-error-code"]) == (400, "IDEMPOTENT_ANSWER_TOO_LARGE")
     assert charges(gateway) == 1
+
+
+def test_streams_that_are_recorded_share_a_bound(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit into memory is not kept; what a stream took is given back at its end."""
+    monkeypatch.setattr(answers, "RECORDING_BYTES_MAX", 3000)
+    key, kept = gateway.new_key(), gateway.gateway.services.answers
+    assert send(gateway, key, "k-1", stream=True, max_tokens=4).status == 200
+    assert send(gateway, key, "k-1", stream=True, max_tokens=4).status == 200
+    assert send(gateway, key, "k-2", stream=True, max_tokens=64).status == 200
+    assert send(gateway, key, "k-2", stream=True, max_tokens=64).status == 400
+    assert kept._recorded_bytes == 0
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "a" * 256, "a/b", "a.b", "a\tb"])

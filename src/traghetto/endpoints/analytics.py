@@ -52,6 +52,7 @@ def analysis(
     by_day = _summed(sums, lambda row: str(row.day))
     by_model = _summed(sums, lambda row: row.model)
     by_key = _summed(sums, lambda row: row.key_id)
+    by_line = _summed(sums, lambda row: f"{row.model}\n{row.line}")
     top_models, top_keys = _ranked(by_model)[:TOP_MAX], _ranked(by_key)[:TOP_MAX]
     days = [str((day - _FIRST_DAY).days) for day in asked.days]
     return {
@@ -70,7 +71,7 @@ def analysis(
                 "unitType": "tokens",
                 "modelType": None if (known := catalog.by_id(model)) is None else known.type,
                 **_totals(by_model[model]),
-                "breakdown": _breakdown(row for row in sums if row.model == model),
+                "breakdown": _breakdown(model, by_line),
             }
             for model in _ranked(by_model)
         ],
@@ -108,16 +109,17 @@ def _totals(sums: _Sums) -> dict[str, Any]:
     }
 
 
-def _breakdown(sums: Iterable[UsageSum]) -> list[dict[str, Any]]:
-    """The sums of one model by kind of line."""
+def _breakdown(model: str, by_line: Mapping[str, _Sums]) -> list[dict[str, Any]]:
+    """The sums of one model by kind of line, where there are any."""
     return [
         {
-            "type": LINE_KINDS[line].name,
+            "type": kind.name,
             "usd": json_number(total.usd),
             "diem": json_number(total.diem),
             "units": total.units,
         }
-        for line, total in _summed(sums, lambda row: row.line).items()
+        for line, kind in LINE_KINDS.items()
+        if (total := by_line.get(f"{model}\n{line}")) is not None
     ]
 
 

@@ -6,6 +6,7 @@ durable.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from datetime import date
@@ -149,8 +150,12 @@ class _Billing:
                 )
             except ReportTimeout as timeout:
                 raise ApiError(Adjunct.ANALYTICS_TIMEOUT) from timeout
-            body = _encode(
-                analysis(asked, sums, self._key_names(sums), self._services.fleet.catalog)
+            names = self._key_names(sums)
+            # There can be very many sums, and requests are waiting.
+            body = await asyncio.to_thread(
+                lambda: msgspec.json.encode(
+                    analysis(asked, sums, names, self._services.fleet.catalog)
+                )
             )
             self._analytics[account_id, asked] = (now + CACHED_SECONDS, body)
             self._analytics.move_to_end((account_id, asked))

@@ -27,6 +27,8 @@ from traghetto.storage.facts import AnswerKept, AnswersExpired, Fact, KeptBytes
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 """A larger answer is not kept: its request is refused the second time, and not charged again."""
 
+RECORDING_BYTES_MAX: Final = 256 * 1024 * 1024
+"""What all streams together may have in memory to be kept at their end; beyond it they are not."""
 KEPT_SECONDS: Final = 24 * 3600
 _NS_PER_SECOND: Final = 1_000_000_000
 _NS_PER_HOUR: Final = 3600 * _NS_PER_SECOND
@@ -55,11 +57,27 @@ class Claim:
         self.fingerprint = fingerprint
         self.key_id = key_id
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.recorded_bytes = 0
+        self._recorded: list[bytes] | None = []
+        """What a stream has sent so far; None once it is too large to be kept."""
 
     @property
     def handle(self) -> bytes:
         """What the claim is known by."""
         return self._seal.handle
+
+    def record(self, frames: bytes) -> None:
+        """Remember what a stream sends, as long as there is room for it."""
+        if self._recorded is None:
+            return
+        if self._answers.takes(self, len(frames)):
+            self._recorded.append(frames)
+        else:
+            self._recorded = None
+
+    def recorded(self, terminal: bytes) -> bytes | None:
+        """The stream with its `terminal` frames; None if it is too large to be kept."""
+        return None if self._recorded is None else b"".join((*self._recorded, terminal))
 
     def keep(self, answer: KeptAnswer | None) -> Iterable[Fact]:
         """What to commit together with the charge of `answer`; None for one that is too large."""
@@ -93,6 +111,7 @@ class Answers:
         self._claims: dict[bytes, Claim] = {}
         self._bytes_by_hour: dict[int, int] = {row.hour: row.bytes for row in kept}
         self._bytes = sum(self._bytes_by_hour.values())
+        self._recorded_bytes = 0
 
     async def claim(
         self, seal: Seal, request: bytes, key_id: str, wait_seconds_max: float
@@ -126,6 +145,15 @@ class Answers:
         self.end(claim)
         return answer
 
+    def takes(self, claim: Claim, size: int) -> bool:
+        """Make room in memory for `size` more bytes of a stream, if there is any."""
+        fits = claim.recorded_bytes + size <= ANSWER_BYTES_MAX
+        if not fits or self._recorded_bytes + size > RECORDING_BYTES_MAX:
+            return False
+        claim.recorded_bytes += size
+        self._recorded_bytes += size
+        return True
+
     def fact(self, claim: Claim, sealed: bytes | None) -> AnswerKept:
         """What is kept of an answer, its size counted; without it where there is no room."""
         if sealed is not None and self._bytes + len(sealed) > self._kept_bytes_max:
@@ -140,6 +168,7 @@ class Answers:
     def end(self, claim: Claim) -> None:
         """Free the handle of `claim`, and wake those who wait for it."""
         del self._claims[claim.handle]
+        self._recorded_bytes -= claim.recorded_bytes
         claim.ended.set_result(None)
 
     def forget_expired(self) -> None:

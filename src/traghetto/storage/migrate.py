@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import resources
 
 import apsw
@@ -9,11 +10,12 @@ import apsw
 from traghetto.storage.connector import StoreUnusable
 
 
-def migrations() -> list[tuple[int, str]]:
+@cache
+def migrations() -> tuple[tuple[int, str], ...]:
     """Number and text of every migration, in order; the first four digits are the number."""
     folder = resources.files("traghetto.storage").joinpath("migrations")
     files = [file for file in folder.iterdir() if file.name.endswith(".sql")]
-    return sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files)
+    return tuple(sorted((int(file.name[:4]), file.read_text("utf-8")) for file in files))
 
 
 def migrate(connection: apsw.Connection) -> None:

@@ -23,6 +23,8 @@ from traghetto.storage.sqlite import open_read_only, read_rows
 REPORTS_AT_ONCE_MAX: Final = 2
 STEPS_BETWEEN_LOOKS: Final = 20_000
 """Steps of the database's machine between two looks at the clock; a few milliseconds."""
+SUMS_MAX: Final = 200_000
+"""Rows of one report of sums; more are as good as a report that takes too long."""
 REQUEST_ID_CHARACTERS_MAX: Final = 128
 
 _SQL: Final = load_queries("reports.sql")
@@ -143,8 +145,11 @@ class SqliteReports:
         return await self._read(lambda books: _all(books, "usage_entries", UsageEntry, parameters))
 
     async def usage_sums(self, account_id: str, *, start_ns: int, end_ns: int) -> list[UsageSum]:
-        parameters = (account_id, start_ns, end_ns)
-        return await self._read(lambda books: _all(books, "usage_sums", UsageSum, parameters))
+        parameters = (account_id, start_ns, end_ns, SUMS_MAX + 1)
+        sums = await self._read(lambda books: _all(books, "usage_sums", UsageSum, parameters))
+        if len(sums) > SUMS_MAX:
+            raise ReportTimeout
+        return sums
 
     async def usage_totals(
         self, account_id: str | None, *, start_ns: int, end_ns: int

@@ -30,7 +30,6 @@ from traghetto.pipeline.estimate import estimated_tokens
 from traghetto.pipeline.exchange import JSON_CONTENT, ClientGone, Exchange, Header
 from traghetto.pipeline.failures import chat_error, gateway_stopping
 from traghetto.pipeline.keepalive import StreamWriter
-from traghetto.pipeline.recording import Recording
 from traghetto.pipeline.relay import Relay
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.parse import ChatJob
@@ -185,7 +184,7 @@ class _Delivery:
         self.writer = StreamWriter(self._exchange, execution.services.settings.stream_ping_seconds)
         self.delivered_output = 0
         """Output tokens in the frames that the connection has taken."""
-        self._recording = None if execution.claim is None else Recording()
+        self._claim = execution.claim
         self._terminal: bytes | None = None
         """The last frames of a complete answer, once it is charged."""
 
@@ -237,8 +236,7 @@ class _Delivery:
         def keep(settled: Settled) -> Iterable[Fact]:
             nonlocal terminal
             terminal = relay.terminal_frames(usage_member(settled.tokens), cost_member(settled))
-            recording = self._recording
-            whole = None if recording is None else recording.whole(terminal)
+            whole = None if self._claim is None else self._claim.recorded(terminal)
             return self._execution.keep(_EVENT_STREAM, whole)
 
         settled = settlement.complete(relay.usage, lambda: relay.produced_tokens, keep)
@@ -281,7 +279,7 @@ class _Delivery:
     async def _send(self, frames: bytes, *, more: bool = True) -> None:
         if not self._exchange.response_started:
             await self._exchange.start(200, _EVENT_STREAM)
-        if more and self._recording is not None:
-            self._recording.add(frames)
+        if more and self._claim is not None:
+            self._claim.record(frames)
         await self.writer.write(frames, more=more)
         self.delivered_output = self._relay.output_tokens

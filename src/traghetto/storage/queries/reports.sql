@@ -13,14 +13,15 @@ WHERE entry.account_id = ?1 AND entry.kind IN ('charge', 'refund')
 ORDER BY entry.created_ns, entry.seq LIMIT ?6;
 
 -- name: usage_sums
--- Charges less refunds of the account ?1 from ?2 until before ?3, by day, model, key and line.
+-- Charges less refunds of the account ?1 from ?2 until before ?3, by day, model, key and line, at
+-- most ?4 rows.
 SELECT entry.created_ns / 86400000000000, usage.model, entry.key_id, entry.line, entry.currency,
        sum(iif(entry.kind = 'charge', entry.amount, -entry.amount)),
        sum(iif(entry.kind = 'charge', entry.units, -entry.units))
 FROM entry JOIN usage ON usage.request_id = entry.request_id
 WHERE entry.account_id = ?1 AND entry.kind IN ('charge', 'refund')
   AND entry.created_ns >= ?2 AND entry.created_ns < ?3
-GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5;
+GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT ?4;
 
 -- name: usage_totals
 -- Requests from ?2 until before ?3, of the account ?1 unless it is null, by day, account, key and
