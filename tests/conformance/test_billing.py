@@ -518,3 +518,28 @@ def test_every_line_of_a_charge_has_a_name_on_the_bill() -> None:
     usage = BackendUsage(prompt_tokens=9, completion_tokens=9, cached_tokens=3, reasoning_tokens=0)
     lines = charge_lines(TextPricing(price, price, price, price), usage)
     assert {line.kind for line in lines} == LINE_KINDS.keys()
+
+
+def test_every_authenticated_answer_names_the_balances(scene: Scene) -> None:
+    """Whatever is asked with a good key, and however it ends, except where nobody is looked up."""
+    scene.gateway.perform("accounts.credit", account="owner", bundled="2.5")
+    scene.gateway.perform("accounts.set", account="owner", diem="1")
+    answers = [
+        *(scene.billing(path) for path in ("balance", "usage-history", "usage-analytics")),
+        *(
+            get(scene.gateway, f"/api/v1/{path}", scene.admin)
+            for path in (
+                "models",
+                "models/traits",
+                "api_keys",
+                "api_keys/x",
+                "api_keys/rate_limits",
+                "api_keys/rate_limits/log",
+            )
+        ),
+        chat(scene.gateway, scene.admin, "nobody"),
+        chat(scene.gateway, scene.key),
+    ]
+    for answer in answers:
+        assert answer.headers["x-venice-balance-usd"] == "12.5"
+        assert answer.headers["x-venice-balance-diem"] == "1"

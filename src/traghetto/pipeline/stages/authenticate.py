@@ -87,10 +87,17 @@ def require_admin(services: Services, exchange: Exchange) -> None:
 
 
 def visible_privacy(services: Services, exchange: Exchange) -> str:
-    """The model privacy that a public view is narrowed to; a bad key is as good as none."""
+    """The model privacy that a public view is narrowed to; a bad key is as good as none.
+
+    An answer to a good key names its balances, as every authenticated answer does.
+    """
     authorization = exchange.header(b"authorization")
     found = None if authorization is None else _holder(services, authorization)
-    return ModelPrivacy.ALL.value if found is None else found[0].model_privacy.value
+    if found is None:
+        return ModelPrivacy.ALL.value
+    key, account = found
+    exchange.answer_headers += balance_headers(services, key, account)
+    return key.model_privacy.value
 
 
 def presented_key(exchange: Exchange) -> str:
