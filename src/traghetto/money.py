@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import (
+    MAX_EMAX,
+    MIN_EMIN,
+    Context,
+    Decimal,
+    DecimalException,
+    Inexact,
+    InvalidOperation,
+)
 from typing import Final
 
 NANO_PER_USD: Final = 1_000_000_000
@@ -16,6 +24,9 @@ NANO_USD_MAX: Final = 2**63 - 1
 """Largest amount a signed 64-bit column holds (about 9.2e9 USD)."""
 LIMIT_NANO_USD_MAX: Final = 9_999_999_999 * NANO_PER_USD
 """Largest spend limit of a key (contract B.12): more than any balance can reach."""
+
+_EXACT: Final = Context(prec=64, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[Inexact, InvalidOperation])
+"""Refuses what it would have to round: an amount is taken as it is written, or not at all."""
 
 TOKENS_PER_PRICE: Final = 1_000_000
 """Token prices are quoted per one million tokens (contract C.6)."""
@@ -100,13 +111,15 @@ def parse_usd(text: str | int | Decimal, *, nano_usd_max: int = NANO_USD_MAX) ->
     at most `nano_usd_max`. Floats are not accepted: read TOML with `parse_float=Decimal`.
     """
     try:
-        amount = Decimal(text) * NANO_PER_USD
-        exact = amount.is_finite() and amount == amount.to_integral_value()
-    except (InvalidOperation, TypeError):
+        amount = _EXACT.multiply(Decimal(text), NANO_PER_USD)
+        exact = amount.is_finite() and amount == _EXACT.to_integral_value(amount)
+    except Inexact:  # more digits than any amount has
+        exact = False
+    except (DecimalException, TypeError):
         raise ValueError(f"not an amount of money: {text!r}") from None
     if not exact:
         raise ValueError(f"an amount has at most 9 decimal places and is finite: {text!r}")
-    if abs(amount) > nano_usd_max:
+    if amount.copy_abs() > nano_usd_max:
         raise ValueError(f"an amount is at most {nano_usd_max // NANO_PER_USD} USD: {text!r}")
     return int(amount)
 
