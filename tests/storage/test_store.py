@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.books import USD, account_row, charge, key_row, open_books
+from support.places import KINDS, Place, open_place
 from traghetto.ledger.verify import verify
 from traghetto.money import Currency, SpendLimits
-from traghetto.storage.connector import Snapshot, Store, StoreBroken
+from traghetto.storage.connector import StoreBroken
 from traghetto.storage.facts import (
     DIEM_GRANT,
     AllocationSet,
@@ -21,35 +22,14 @@ from traghetto.storage.facts import (
     HoldOpened,
     KeySpendRow,
 )
-from traghetto.storage.memory import MemoryDisk, MemoryStore
-from traghetto.storage.sqlite import SqliteStore, open_read_only
 
 DAY = "E:2026-01-01"
 
 
-class Place:
-    """Somewhere to keep books: a directory or a memory disk."""
-
-    def __init__(self, open_store: Callable[[], Store], open_snapshot: Callable[[], Snapshot]):
-        self.open = open_store
-        self.snapshot = open_snapshot
-
-
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    if request.param == "memory":
-        disk = MemoryDisk()
-        yield Place(lambda: MemoryStore(disk), lambda: disk)
-        return
-    snapshots = []
-
-    def snapshot() -> Snapshot:
-        snapshots.append(open_read_only(tmp_path))
-        return snapshots[-1]
-
-    yield Place(lambda: SqliteStore(tmp_path), snapshot)
-    for opened in snapshots:
-        opened.close()
+    with open_place(request.param, tmp_path) as opened:
+        yield opened
 
 
 def hold(request_id: str, amount: int = 5) -> HoldOpened:
