@@ -7,13 +7,16 @@ from pathlib import Path
 
 import click
 
+from traghetto.accounts.directory import Directory
 from traghetto.accounts.pepper import FILE_NAME as PEPPER_NAME
 from traghetto.cli.connection import data_dir_option
 from traghetto.cli.output import note, progress_line
+from traghetto.clock import SystemClock
 from traghetto.ledger.verify import verify
+from traghetto.ledger.windows import day_window
 from traghetto.storage.backup import back_up
 from traghetto.storage.backup import restore as put_back
-from traghetto.storage.connector import StoreUnusable
+from traghetto.storage.connector import SnapshotStore, StoreUnusable
 from traghetto.storage.sqlite import SqliteSnapshot
 
 DIFFERENCES_SHOWN = 5
@@ -55,7 +58,12 @@ def _carry_out(work: Callable[[], None]) -> None:
 
 
 def _check(snapshot: SqliteSnapshot) -> None:
-    """Raises StoreUnusable, naming the first differences, for books that do not add up."""
+    """Raises StoreUnusable, naming the first differences, for books that do not add up.
+
+    Raises ValueError for accounts and keys that no gateway could start with.
+    """
+    clock = SystemClock()
+    Directory(SnapshotStore(snapshot), clock, b"", snapshot.load(day_window(clock.utc_ns())))
     differences = verify(snapshot).differences
     if differences:
         shown = "; ".join(map(str, differences[:DIFFERENCES_SHOWN]))

@@ -41,7 +41,7 @@ from traghetto.storage.facts import (
     StoredState,
     UsageRecorded,
 )
-from traghetto.storage.migrate import check_version, migrate
+from traghetto.storage.migrate import check_version, migrate, require_current
 from traghetto.storage.named_sql import load_queries
 
 FILE_NAME: Final = "traghetto.sqlite3"
@@ -247,14 +247,23 @@ def require_books(data_dir: Path) -> None:
 def open_read_only(data_dir: Path) -> SqliteSnapshot:
     """A snapshot of the books in `data_dir`, whether or not a gateway is running on them.
 
-    Raises StoreUnusable if there are no books there, or a newer version wrote them.
+    Raises StoreUnusable if there are no books there, or another version wrote them.
     """
     require_books(data_dir)
-    return open_file_read_only(data_dir / FILE_NAME)
+    connection = open_view(data_dir / FILE_NAME)
+    try:
+        require_current(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return SqliteSnapshot(connection)
 
 
-def open_file_read_only(path: Path) -> SqliteSnapshot:
-    """A snapshot of the books in a file. Raises StoreUnusable if a newer version wrote them."""
+def open_view(path: Path) -> apsw.Connection:
+    """One consistent, read-only view of the books in a file, whatever version wrote them.
+
+    Raises StoreUnusable if it was a newer version than this one.
+    """
     connection = _open_for_reading(path)
     try:
         connection.execute("BEGIN")
@@ -262,7 +271,7 @@ def open_file_read_only(path: Path) -> SqliteSnapshot:
     except BaseException:
         connection.close()
         raise
-    return SqliteSnapshot(connection)
+    return connection
 
 
 def _open_for_reading(path: Path, vfs: str | None = None) -> apsw.Connection:

@@ -75,6 +75,7 @@ CREATE TABLE new_usage (
 INSERT INTO new_usage SELECT *, NULL FROM usage ORDER BY seq;
 DROP TABLE usage;
 ALTER TABLE new_usage RENAME TO usage;
+-- Its index went with it: histories are read by entry, so nothing looks for usage by account.
 
 CREATE TABLE new_hold (
     request_id TEXT NOT NULL PRIMARY KEY,
