@@ -291,7 +291,7 @@ def test_the_journal_refuses_a_second_refund(place: Place) -> None:
         ({"key_id": "k2"}, {"spending of", "refund of"}),
         ({"key_id": None, "key_window": ""}, {"spending of", "refund of"}),
     ],
-    ids=str,
+    ids=lambda value: ",".join(map(str, value if isinstance(value, dict) else sorted(value))),
 )
 def test_a_tampered_refund_is_found(tampering: dict[str, object], named: set[str]) -> None:
     """A refund without its charge, or of something else than its charge took, is a difference."""
