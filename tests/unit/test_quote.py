@@ -27,6 +27,15 @@ def test_a_quote_covers_what_is_charged(
     assert charged <= quote_chat(pricing, prompt, output).nano_usd
 
 
+def test_a_quote_covers_a_prompt_that_is_rounded_up_twice() -> None:
+    """Three cached tokens and three others, at half a nano-dollar each, cost 4 and not 3."""
+    half = UnitPrice(500_000)
+    pricing = TextPricing(half, UnitPrice(1_000_000), half, half)
+    lines = charge_lines(pricing, BackendUsage(6, 1, 3))
+    assert [line.amount_nano_usd for line in lines] == [2, 2, 1]
+    assert quote_chat(pricing, 6, 1).nano_usd == 5
+
+
 @given(PRICINGS, TOKENS, st.integers(1, 10**7), TOKENS)
 def test_lines_agree_with_decimal_arithmetic(
     pricing: TextPricing, prompt: int, output: int, cached: int

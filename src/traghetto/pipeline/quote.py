@@ -31,6 +31,8 @@ def quote_chat(pricing: TextPricing, prompt_tokens: int, output_tokens: int) -> 
     """The bound that a hold covers: every prompt token at the dearest price it can have."""
     inputs = (pricing.input, pricing.cache_input, pricing.cache_write)
     bound = max(price.ceiling(prompt_tokens) for price in inputs)
+    if any(price.nano_usd % price.per_units for price in inputs):
+        bound += 1  # a prompt can be two lines, and both can be rounded up from a half
     bound += pricing.output.ceiling(output_tokens)
     return Quote(pricing, prompt_tokens, output_tokens, bound)
 
