@@ -85,19 +85,25 @@ class Settlement:
         return self._quote.output_tokens
 
     def covers(self, output_tokens: int) -> bool:
-        """Whether a stream may go on after `output_tokens`: its hold reaches one slice further,
-        or could be extended so far. Only `overdraft = "never"` takes holds that need extending.
+        """Whether a stream may go on after `output_tokens`: its hold reaches far enough ahead,
+        could be extended, or pays at least for what comes next. Only `overdraft = "never"` takes
+        holds that need extending, and none needs more than the request's own bound.
         """
-        hold = self.hold
+        hold, quote = self.hold, self._quote
         if hold is None or self._services.settings.overdraft != "never":
             return True
-        pricing = self._quote.pricing
-        needed = quote_chat(
-            pricing, self._quote.prompt_tokens, output_tokens + OUTPUT_SLICE_TOKENS // 2
-        ).nano_usd
-        if needed <= hold.amount_nano_usd:
+        ahead = min(output_tokens + OUTPUT_SLICE_TOKENS // 2, quote.output_tokens)
+        if self._price_until(ahead) <= hold.amount_nano_usd:
             return True
-        return hold.extend(pricing.output.ceiling(OUTPUT_SLICE_TOKENS))
+        slice_nano_usd = quote.pricing.output.ceiling(OUTPUT_SLICE_TOKENS)
+        if hold.extend(min(slice_nano_usd, quote.nano_usd - hold.amount_nano_usd)):
+            return True
+        # What is held already is the caller's to use up.
+        return self._price_until(output_tokens + 1) <= hold.amount_nano_usd
+
+    def _price_until(self, output_tokens: int) -> int:
+        quote = self._quote
+        return quote_chat(quote.pricing, quote.prompt_tokens, output_tokens).nano_usd
 
     def complete(
         self,
