@@ -33,7 +33,7 @@ from traghetto.ledger.journal import (
     refund_entry,
     usage_row,
 )
-from traghetto.ledger.spendable import FLOOR_NANO_USD, Spendable, refusal
+from traghetto.ledger.spendable import Spendable, admits, refusal
 from traghetto.ledger.windows import Calendar, day_window
 from traghetto.money import (
     COUNTED_CURRENCIES,
@@ -145,7 +145,7 @@ class Book:
         API_KEY_USD_SPEND_LIMIT_EXCEEDED (contract A.2, codes 5 to 7).
         """
         spendable = self.spendable(account_id, key_id, limits)
-        if sum(spendable.clamped.values()) < FLOOR_NANO_USD:
+        if not admits(spendable.clamped):
             raise ApiError(refusal(spendable))
 
     def reserve(
@@ -156,10 +156,12 @@ class Book:
         key_id: str,
         limits: SpendLimits,
         upper_bound_nano_usd: int,
+        least_nano_usd: int = 1,
     ) -> Hold:
         """Check funds and take a hold of at most `upper_bound_nano_usd` (> 0), in one step.
 
-        The hold covers the bound, or all that is spendable in its currency. Raises ApiError as
+        The hold covers the bound, or all that is spendable in its currency: the first one of which
+        `least_nano_usd` is spendable, for a smaller hold is of no use. Raises ApiError as
         `check_funds` does, and UNKNOWN_ERROR if the store is broken: nothing may be dispatched
         that cannot be charged.
         """
@@ -168,8 +170,8 @@ class Book:
         if not self._store.healthy:
             raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken")
         spendable = self.spendable(account_id, key_id, limits)
-        if sum(spendable.clamped.values()) < FLOOR_NANO_USD:
-            raise ApiError(refusal(spendable))
+        if not admits(spendable.clamped, least_nano_usd):
+            raise ApiError(refusal(spendable, least_nano_usd))
         return self._take(
             spendable,
             request_id=request_id,
@@ -177,6 +179,7 @@ class Book:
             key_id=key_id,
             limits=limits,
             bound=upper_bound_nano_usd,
+            least_nano_usd=least_nano_usd,
         )
 
     def balances(self, account_id: str) -> dict[Currency, int]:
@@ -385,13 +388,14 @@ class Book:
         key_id: str,
         limits: SpendLimits,
         bound: int,
+        least_nano_usd: int,
     ) -> Hold:
-        """A hold on the first currency of which anything is spendable."""
+        """A hold on the first currency of which enough is spendable."""
         if request_id in self._open:
             raise ValueError("the request already holds funds")
         day = self._calendar.today()
         funds = self._holdings.of_account(account_id, day).in_order
-        fund = next(fund for fund in funds if spendable.clamped[fund.currency] > 0)
+        fund = next(f for f in funds if spendable.clamped[f.currency] >= least_nano_usd)
         currency = fund.currency
         tallies = self._holdings.of_key(key_id, currency, day)
         hold = Hold(

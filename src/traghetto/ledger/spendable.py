@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -44,10 +45,18 @@ def limit_code(currency: Currency) -> ErrorCode:
     return _LIMIT_CODES[currency.counted_as]
 
 
-def refusal(spendable: Spendable) -> ErrorCode:
-    """Why less than the floor is spendable: the key's limit, if the account alone would pass."""
-    if sum(spendable.unclamped.values()) >= FLOOR_NANO_USD:
+def admits(amounts: Mapping[Currency, int], least_nano_usd: int = 1) -> bool:
+    """Whether these amounts reach the floor, and one of them is enough to pay with (C.5)."""
+    return sum(amounts.values()) >= FLOOR_NANO_USD and max(amounts.values()) >= least_nano_usd
+
+
+def refusal(spendable: Spendable, least_nano_usd: int = 1) -> ErrorCode:
+    """Why a request is not admitted: the key's limit, if the account alone would do.
+
+    The limit is that of the first currency that it keeps from paying.
+    """
+    if admits(spendable.unclamped, least_nano_usd):
         for currency, amount in spendable.unclamped.items():
-            if spendable.clamped[currency] < amount:
+            if amount >= least_nano_usd and spendable.clamped[currency] < amount:
                 return limit_code(currency)
     return ErrorCode.INSUFFICIENT_BALANCE

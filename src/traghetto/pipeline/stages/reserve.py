@@ -6,7 +6,6 @@ import msgspec
 
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.ledger.book import Hold
-from traghetto.ledger.spendable import limit_code
 from traghetto.pipeline.quote import OUTPUT_SLICE_TOKENS, Quote, quote_chat
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
@@ -31,40 +30,33 @@ def reserve(
         raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken")
     if not quote.nano_usd:
         return None, job
-    bound = quote.nano_usd
+    bound, least = quote.nano_usd, 1
     never = services.settings.overdraft == "never"
-    if never and job.request.stream:
-        output = min(quote.output_tokens, OUTPUT_SLICE_TOKENS)
-        bound = quote_chat(quote.pricing, quote.prompt_tokens, output).nano_usd
+    if never:
+        if job.request.stream:
+            output = min(quote.output_tokens, OUTPUT_SLICE_TOKENS)
+            bound = quote_chat(quote.pricing, quote.prompt_tokens, output).nano_usd
+        least = quote_chat(quote.pricing, quote.prompt_tokens, job.request.n).nano_usd
     hold = services.book.reserve(
         request_id=job.call.request_id,
         account_id=caller.account.id,
         key_id=caller.key.id,
         limits=caller.key.limits,
         upper_bound_nano_usd=bound,
+        least_nano_usd=least,
     )
-    if never and hold.amount_nano_usd < bound:
-        job = _within(hold, services, caller, job, quote)
+    if never and hold.amount_nano_usd < bound and not job.request.stream:
+        job = _within(hold, job, quote)
     return hold, job
 
 
-def _within(hold: Hold, services: Services, caller: Caller, job: ChatJob, quote: Quote) -> ChatJob:
-    """The job with as much output as `hold` pays for; voids it and raises if that is none."""
-    prompt = quote_chat(quote.pricing, quote.prompt_tokens, 0).nano_usd
+def _within(hold: Hold, job: ChatJob, quote: Quote) -> ChatJob:
+    """The job with as much output as `hold` pays for, which is at least a token of each choice.
+
+    The output has a price: a hold pays for all of it otherwise.
+    """
     output = quote.pricing.output
-    room = hold.amount_nano_usd - prompt
-    tokens = quote.output_tokens
-    if output.nano_usd:
-        tokens = min(tokens, room * output.per_units // output.nano_usd)
-    tokens //= job.request.n
-    if room < 0 or tokens < 1:
-        hold.void()
-        spendable = services.book.spendable(caller.account.id, caller.key.id, caller.key.limits)
-        currency = hold.currency
-        if spendable.clamped[currency] < spendable.unclamped[currency]:
-            raise ApiError(limit_code(currency))
-        raise ApiError(ErrorCode.INSUFFICIENT_BALANCE)
-    if job.request.stream:
-        return job
+    room = hold.amount_nano_usd - quote_chat(quote.pricing, quote.prompt_tokens, 0).nano_usd
+    tokens = room * output.per_units // output.nano_usd // job.request.n
     call = msgspec.structs.replace(job.call, body={**job.call.body, "max_tokens": tokens})
     return msgspec.structs.replace(job, call=call)
