@@ -114,7 +114,7 @@ class FaultUpstream:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> FaultUpstream:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         await self._listen(0)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
@@ -125,11 +125,11 @@ class FaultUpstream:
 
     def go_away(self) -> None:
         """Refuse connections and close those there are; called from another thread."""
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._close(), self.loop).result(10)
 
     def come_back(self) -> None:
         """Listen again on the same port; called from another thread."""
-        asyncio.run_coroutine_threadsafe(self._listen(self.port), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._listen(self.port), self.loop).result(10)
 
     async def _listen(self, port: int) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", port, limit=64 << 20)
