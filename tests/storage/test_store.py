@@ -16,14 +16,17 @@ from traghetto.storage.connector import StoreBroken
 from traghetto.storage.facts import (
     DIEM_GRANT,
     AllocationSet,
+    AnswerKept,
     BalanceRow,
     HoldClosed,
     HoldExtended,
     HoldOpened,
+    KeptBytes,
     KeySpendRow,
 )
 
 DAY = "E:2026-01-01"
+HOUR_NS = 3_600_000_000_000
 
 
 @pytest.fixture(params=KINDS)
@@ -61,6 +64,32 @@ def test_durable_facts_survive_the_process(place: Place) -> None:
         assert state.key_lifetimes == (KeySpendRow("k", Currency.USD, "", 12),)
         assert [row.request_id for row in state.holds] == ["r2"]
         assert not verify(place.snapshot()).differences
+
+    asyncio.run(run())
+
+
+def test_kept_answers_are_counted_by_the_hour(place: Place) -> None:
+    """All answers that expire in one hour are one row, of their sizes together."""
+
+    async def run() -> None:
+        store = place.open()
+        open_books(store)
+        kept = [
+            (b"1", b"abc", 0),
+            (b"2", b"de", HOUR_NS - 1),
+            (b"3", None, 0),
+            (b"4", b"f", HOUR_NS),
+        ]
+        await store.submit(
+            [
+                AnswerKept(name * 32, "k", b"p" * 32, sealed, expires_ns)
+                for name, sealed, expires_ns in kept
+            ]
+        )
+        await store.aclose()
+        store = place.open()
+        assert set(store.load(DAY).kept_bytes) == {KeptBytes(0, 5), KeptBytes(1, 1)}
+        await store.aclose()
 
     asyncio.run(run())
 

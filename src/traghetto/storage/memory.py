@@ -42,6 +42,7 @@ from traghetto.storage.facts import (
     UsageRecorded,
 )
 
+_NS_PER_HOUR: Final = 3600 * 1_000_000_000
 _Cell = tuple[str, Currency, str]
 
 
@@ -122,10 +123,7 @@ class MemoryDisk:
             key_lifetimes=tuple(KeySpendRow(*key, "", spent) for key, spent in lifetimes.items()),
             holds=tuple(self._holds.values()),
             key_uses=tuple(self._key_uses.values()),
-            kept_bytes=tuple(
-                KeptBytes(answer.expires_ns // 3_600_000_000_000, len(answer.sealed or b""))
-                for answer in self._answers.values()
-            ),
+            kept_bytes=tuple(self._kept_bytes()),
             pepper_proof=self._pepper_proof,
         )
 
@@ -169,6 +167,12 @@ class MemoryDisk:
             if entry.debit == DIEM_GRANT:
                 granted[entry.account_id, entry.window] += entry.amount
         return [GrantedRow(*window, amount) for window, amount in granted.items()]
+
+    def _kept_bytes(self) -> list[KeptBytes]:
+        sums: defaultdict[int, int] = defaultdict(int)
+        for answer in self._answers.values():
+            sums[answer.expires_ns // _NS_PER_HOUR] += len(answer.sealed or b"")
+        return [KeptBytes(hour, size) for hour, size in sums.items()]
 
     def _write_entry(self, entry: Entry) -> None:
         identity = (entry.request_id, entry.kind, entry.line)
