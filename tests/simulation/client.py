@@ -147,16 +147,19 @@ def scope_of(plan: RequestPlan, keys: tuple[KeyPlan, ...], connection: Connectio
         "VENICE_INFERENCE_KEY_wrong" if plan.defect == "key" else SECRETS[keys[plan.key].number]
     )
     content_type = b"text/plain" if plan.defect == "type" else b"application/json"
+    headers = [
+        (b"host", b"gateway"),
+        (b"content-type", content_type),
+        (b"authorization", b"Bearer " + secret.encode()),
+    ]
+    if plan.idempotency_key is not None:
+        headers.append((b"idempotency-key", plan.idempotency_key.encode()))
     return {
         "type": "http",
         "method": "POST",
         "path": "/api/v1/chat/completions",
         "query_string": b"",
-        "headers": [
-            (b"host", b"gateway"),
-            (b"content-type", content_type),
-            (b"authorization", b"Bearer " + secret.encode()),
-        ],
+        "headers": headers,
         "client": ("192.0.2.1", 4711),
         "extensions": {DISCONNECT_EXTENSION: connection.call_on_disconnect},
     }

@@ -17,6 +17,7 @@ from simulation.history import ClientLog, History, HoldLog
 from simulation.loop import SimulatedClock
 from simulation.scenario import MODELS, PEPPER, RequestPlan
 from simulation.upstream import Load, SimulatedBackend
+from traghetto.accounts.administration import Administration, OperationRefused
 from traghetto.accounts.directory import Directory
 from traghetto.catalog.catalog import Catalog
 from traghetto.endpoints.chat import chat_endpoint
@@ -33,7 +34,7 @@ from traghetto.limits.endpoints import EndpointLimiter
 from traghetto.limits.rates import RateLimiter
 from traghetto.limits.refusals import RefusalLog
 from traghetto.limits.windows import WINDOW_SECONDS
-from traghetto.money import Currency
+from traghetto.money import Currency, LimitPeriod, SpendLimits
 from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.receive import BodiesInFlight
 from traghetto.settings import RateNumbers, Settings
@@ -46,6 +47,7 @@ CATALOG = Catalog(MODELS)
 NO_REPORTS: Any = None
 """Nobody asks for a report in a simulation."""
 METRICS = Metrics()
+IN_TURN = (Currency.DIEM, Currency.BUNDLED_CREDITS, Currency.USD)
 DEADLINES = Deadlines(first_event_seconds=6.0, between_events_seconds=2.0, total_seconds=8.0)
 HEADERS = {model.id: ((b"x-venice-model-id", model.id.encode()),) for model in MODELS}
 SETTINGS = {
@@ -93,6 +95,7 @@ class WatchedBook(Book):
     def reserve(self, **request: Any) -> Hold:
         hold = super().reserve(**request)
         self.history.note("hold", hold.request_id, hold.amount_nano_usd, hold.currency.value)
+        self._note_out_of_turn(hold, request["limits"])
         self.history.holds[hold.request_id] = HoldLog(
             hold, request["upper_bound_nano_usd"], self.run
         )
@@ -106,6 +109,19 @@ class WatchedBook(Book):
         elif not (hold.exclusive_fund or hold.exclusive_limit):
             self._note_uncovered(hold)
         return granted
+
+    def _note_out_of_turn(self, hold: Hold, limits: SpendLimits) -> None:
+        """DIEM is spent before bundled credits, and those before USD."""
+        funds = {fund.currency: fund for fund in self._holdings.own(hold.account_id).in_order}
+        for currency in IN_TURN[: IN_TURN.index(hold.currency)]:
+            if currency not in funds or not funds[currency].spare():
+                continue
+            is_diem = currency is Currency.DIEM
+            limit = limits.diem_nano_usd if is_diem else limits.usd_nano_usd
+            counted = Currency.DIEM if is_diem else Currency.USD
+            tallies = self._holdings.of_key(hold.key_id, counted, hold.key_window)
+            if limit is None or tallies.of(limits.period).spare(limit):
+                self.history.trouble(f"{hold.request_id} left {currency} and took {hold.currency}")
 
     def _note_uncovered(self, hold: Hold) -> None:
         """What is held must be there when it is taken; what is charged later may exceed it."""
@@ -135,7 +151,9 @@ class GatewayRun:
         self._connections: list[Connection] = []
         self.broke = asyncio.Event()
         """Set when the disk fails: an operator will start the gateway again."""
+        self.today = ""
         self.remembered: dict[tuple[str, Currency], int] = {}
+        self.remembered_spending: dict[tuple[str, LimitPeriod, Currency], int] = {}
         scenario = history.scenario
         self.store = MemoryStore(
             disk, commit_seconds=self._commit_seconds, commit_fails=self._commit_fails
@@ -152,12 +170,17 @@ class GatewayRun:
         self.book.history, self.book.run = history, number
         self._fleet = self._build_fleet(clock)
         numbers = RateNumbers(scenario.requests_per_minute, 50_000)
+        directory = Directory(self.store, clock, PEPPER, state)
+        self._disk = disk
+        self._administration = Administration(directory, self.book, disk)
         self._services = Services(
             settings=settings,
             clock=clock,
-            directory=Directory(self.store, clock, PEPPER, state),
+            directory=directory,
             book=self.book,
-            answers=Answers(self.store, clock, kept_bytes_max=1 << 20),
+            answers=Answers(
+                self.store, clock, state.kept_bytes, kept_bytes_max=scenario.kept_bytes_max
+            ),
             rates=RateLimiter(clock, own_numbers={"xs": numbers}),
             budget=FailedRequestBudget(clock, failed_requests_max=settings.failed_requests_max),
             calls=EndpointLimiter(clock),
@@ -185,8 +208,11 @@ class GatewayRun:
     def serve(self, request_id: str, plan: RequestPlan) -> None:
         """A client connects."""
         history = self._history
-        log = history.clients[request_id] = ClientLog(plan, request_id, self.number)
-        history.note("request", request_id, plan.model, "stream" if plan.stream else "whole")
+        how = ["stream" if plan.stream else "whole"]
+        if plan.idempotency_key is not None:
+            how.append(plan.idempotency_key)
+        arrived = history.note("request", request_id, plan.model, *how)
+        log = history.clients[request_id] = ClientLog(plan, request_id, self.number, arrived)
         connection = Connection(log, history)
         self._connections.append(connection)
         connection.open()
@@ -195,6 +221,29 @@ class GatewayRun:
         # The application names a request after its task (see `world`).
         task = asyncio.get_running_loop().create_task(work, name=request_id)
         self._tasks.append(task)
+
+    def refund(self, lot: float) -> None:
+        """An operator gives one of the charges back that are in the books."""
+        charged = [usage.request_id for usage in self._disk.usages() if usage.charged]
+        if charged:
+            chosen = charged[int(lot * len(charged))]
+            work = self._refund(chosen)
+            self._tasks.append(asyncio.get_running_loop().create_task(work, name="refund"))
+
+    def keep_up(self) -> None:
+        """What the gateway does now and then."""
+        self._history.note("upkeep", "gateway")
+        self._services.answers.forget_expired()
+
+    async def _refund(self, request_id: str) -> None:
+        order = {"request": request_id, "reason": "simulated"}
+        try:
+            await self._administration.perform("ledger.refund", order)
+        except (OperationRefused, StoreBroken) as refusal:
+            self._history.note("refund", request_id, type(refusal).__name__)
+        else:
+            self._history.refunded.add(request_id)
+            self._history.note("refund", request_id, "done")
 
     def crash(self, *, commit_survives: bool) -> None:
         """The process dies at once; nothing that its tasks still do reaches anybody."""
@@ -228,6 +277,13 @@ class GatewayRun:
             for task in unanswered:
                 self._history.trouble(f"{task.get_name()} is not over after {seconds_max} s")
                 task.cancel()
+        self.remembered_spending = {
+            (key.id, period, currency): amount
+            for key in self._history.scenario.keys
+            for period in LimitPeriod
+            for currency, amount in self.book.spent(key.id, period).items()
+        }
+        self.today = self.book.today()
         self.remembered = {
             (account.id, currency): amount
             for account in self._history.scenario.accounts
@@ -250,7 +306,7 @@ class GatewayRun:
             task.cancel()
 
     def _note_leftovers(self) -> None:
-        """What a gateway without requests must not have: holds, slots, calls, bodies."""
+        """What a gateway without requests must not have: holds, slots, calls, bodies, claims."""
         trouble = self._history.trouble
         if self.book.open_holds:
             trouble(f"{self.book.open_holds} holds are left in run {self.number}")
@@ -267,6 +323,16 @@ class GatewayRun:
                     trouble(f"{member.name} is thought to have {member.outstanding} calls")
         if self._services.bodies.bytes:
             trouble("bodies of requests are still counted")
+        if claims := self._services.answers._claims:
+            trouble(f"{len(claims)} claims are left in run {self.number}")
+        self._note_kept_bytes()
+
+    def _note_kept_bytes(self) -> None:
+        """Kept answers are counted, and have room."""
+        on_disk = sum(len(answer.sealed or b"") for answer in self._disk._answers.values())
+        counted, bound = self._services.answers._bytes, self._history.scenario.kept_bytes_max
+        if not on_disk <= counted <= bound:
+            self._history.trouble(f"{on_disk} bytes are kept, {counted} counted, of {bound}")
 
     def _build_fleet(self, clock: SimulatedClock) -> Fleet:
         scenario = self._history.scenario

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulation.loop import START_SECONDS
 from simulation.scenario import RequestPlan, Scenario
 from simulation.upstream_plans import Event, WholeAnswer
 from traghetto.ledger.hold import Hold
-from traghetto.money import Currency
+from traghetto.money import Currency, LimitPeriod
 from traghetto.storage.facts import BalanceRow, Entry, HoldOpened, UsageRecorded
 
 
@@ -34,6 +35,7 @@ class ClientLog:
     request_id: str
     run: int
     """Which run of the gateway served it."""
+    arrived: Moment
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -49,6 +51,11 @@ class ClientLog:
     def gone(self) -> Moment | None:
         """When the connection ended before the answer did."""
         return self.left or self.cut
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the answer says that it was given before."""
+        return self.headers.get("idempotent-replayed") == "true"
 
 
 @dataclass(slots=True)
@@ -90,8 +97,12 @@ class Books:
     holds: tuple[HoldOpened, ...]
     differences: tuple[str, ...]
     """What `verify` found."""
+    today: str
+    """The day window that the last run, which never crashed, was in."""
     remembered: dict[tuple[str, Currency], int]
-    """Balances in the memory of the last run, which never crashed."""
+    """Balances in its memory."""
+    remembered_spending: dict[tuple[str, LimitPeriod, Currency], int]
+    """What it thought that each key had spent, in each current period."""
     rate_windows: dict[tuple[int, str, str], tuple[float, int]]
     """By run, account and model, of the last run: when the window began, and its tokens."""
 
@@ -112,9 +123,12 @@ class History:
         self.failed_runs: dict[int, int] = {}
         """Runs whose disk failed: where in the history."""
         self.ended_runs: set[int] = set()
+        """Runs that crashed or lost their disk, and what they had not written with it."""
         self.stopped_runs: dict[int, Moment] = {}
         """When each run that was stopped began to stop."""
-        """Runs that crashed or lost their disk, and what they had not written with it."""
+        self.refunded: set[str] = set()
+        """Requests whose refund an operator was told of."""
+        self._clock_steps: list[tuple[Moment, int]] = []
         self.troubles: list[str] = []
         """What a witness saw that must not happen at all."""
         self.books: Books | None = None
@@ -124,6 +138,25 @@ class History:
         now = self._now()
         self.records.append((now, what, subject, details))
         return Moment(len(self.records), now)
+
+    def note_clock(self, seconds: float) -> None:
+        """Write down that the wall clock was set forward or back."""
+        self._clock_steps.append((self.note("clock", "UTC", seconds), int(seconds * 1e9)))
+
+    def utc_between(self, first: Moment, last: Moment) -> tuple[int, int]:
+        """The earliest and the latest time that the wall clock showed from one place to another."""
+        utc = self._utc_ns(first.time, first.number)
+        shown = [utc, self._utc_ns(last.time, last.number)]
+        for step, _ in self._clock_steps:
+            if first.number < step.number <= last.number:
+                shown += (
+                    self._utc_ns(step.time, number) for number in (step.number - 1, step.number)
+                )
+        return min(shown), max(shown)
+
+    def _utc_ns(self, time: float, number: int) -> int:
+        steps = sum(step_ns for step, step_ns in self._clock_steps if step.number <= number)
+        return self.scenario.utc_ns + int((time - START_SECONDS) * 1e9) + steps
 
     def trouble(self, sentence: str) -> None:
         """Write down what must not happen."""

@@ -10,14 +10,15 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from simulation.history import AttemptLog, Books, ClientLog, History
+from simulation.readings import FAILING_REASONS, Reading, Told
+from simulation.repetitions import repetition_violations
 from simulation.scenario import CONTEXT_TOKENS, MODELS
 from simulation.upstream import exact_prompt_tokens
-from simulation.upstream_plans import Claim, Delta, Done, Finish, Trouble, UsageEvent
+from simulation.upstream_plans import Claim
 from traghetto.money import Currency, LimitPeriod
 from traghetto.storage.facts import EntryKind, UsageRecorded
 
@@ -25,8 +26,9 @@ CANCEL_SECONDS_MAX = 0.25
 """Between a client's end and the end of the work for it."""
 ATTEMPTS_MAX = 5
 """Three, and two more for connections that were stale."""
-FAILING_REASONS = frozenset({"abort"})
 PRICES = {model.id: model.pricing for model in MODELS}
+LIMITED_AS = {"DIEM": "DIEM", "BUNDLED_CREDITS": "USD", "USD": "USD"}
+"""In which limit of a key each currency counts."""
 
 Tokens = tuple[int, int, int]
 """Of the prompt, of the output, and of the prompt from a cache."""
@@ -39,131 +41,29 @@ def violations(history: History) -> list[str]:
     found = list(history.troubles)
     found += _books_are_kept(books)
     found += _nobody_overspends(history, books)
+    found += _spending_is_remembered(history, books)
+    found += _refunds_are_kept(history, books)
     found += _rates_count_what_was_used(history, books)
+    found += repetition_violations(history, books)
     for client in history.clients.values():
         attempts = history.attempts.get(client.request_id, [])
         told = Told.of(client)
         usage = books.usages.get(client.request_id)
-        checks = (
+        checks: tuple[Iterator[str], ...] = (
             _is_answered_once(client, told),
-            _is_honest_about_its_end(history, client, told, attempts),
-            _says_what_the_backend_said(client, told, attempts),
-            _is_promised_after_durability(history, client, told),
             _is_charged_by_the_rules(history, client, told, attempts, usage),
             _is_retried_only_in_secret(client, attempts),
             _is_cancelled_for_who_left(client, attempts),
         )
+        if not client.replayed:  # what is given again is judged beside the first (`repetitions`)
+            checks += (
+                _is_honest_about_its_end(history, client, told, attempts),
+                _says_what_the_backend_said(client, told, attempts),
+                _is_promised_after_durability(history, client, told),
+            )
         for check in checks:
             found += (f"{client.request_id}: {sentence}" for sentence in check)
     return found
-
-
-# What the client was told
-
-
-@dataclass(slots=True)
-class Told:
-    """The answer, as far as the client's socket accepted it."""
-
-    deltas: list[tuple[int, str]] = field(default_factory=list)
-    finishes: dict[int, str] = field(default_factory=dict)
-    usage: dict[str, Any] | None = None
-    cost: dict[str, Any] | None = None
-    error: bool = False
-    done: bool = False
-    whole: dict[str, Any] | None = None
-    after_the_end: bool = False
-
-    @classmethod
-    def of(cls, client: ClientLog) -> Told:
-        """Read an answer the way a client does."""
-        told = cls()
-        if client.status != 200:
-            return told
-        if not client.plan.stream:
-            if client.body:
-                told.whole = json.loads(client.body)
-                told.usage, told.cost = told.whole["usage"], told.whole["cost"]
-            return told
-        for frame in client.body.decode().split("\n\n"):
-            if frame and not frame.startswith(":"):
-                told._read(frame.removeprefix("data: "))
-        return told
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer says that it is complete."""
-        return self.whole is not None or (self.done and not self.error)
-
-    def _read(self, payload: str) -> None:
-        if self.done:
-            self.after_the_end = True
-        elif payload == "[DONE]":
-            self.done = True
-        else:
-            event = json.loads(payload)
-            self.error = self.error or "error" in event
-            self.usage = event.get("usage", self.usage)
-            self.cost = event.get("cost", self.cost)
-            for choice in event.get("choices", ()):
-                if choice["delta"].get("content"):
-                    self.deltas.append((choice["index"], choice["delta"]["content"]))
-                if choice["finish_reason"] is not None:
-                    self.finishes[choice["index"]] = choice["finish_reason"]
-
-
-# What the backend said
-
-
-@dataclass(slots=True)
-class Reading:
-    """A stream as far as its reader took it, read to the first thing that ends it."""
-
-    deltas: list[tuple[int, str]] = field(default_factory=list)
-    finished: set[int] = field(default_factory=set)
-    claim: Claim | None = None
-    complete: bool = False
-    broken: bool = False
-    limited: bool = False
-
-    @classmethod
-    def of(cls, attempt: AttemptLog, client: ClientLog) -> Reading:
-        """Read what an attempt sent by the rules of the contract."""
-        reading = cls()
-        n = client.plan.n
-        counts: dict[int, int] = defaultdict(int)
-        finished = reading.finished
-        for event in attempt.events:
-            match event:
-                case Done():
-                    reading.complete = bool(finished) and counts.keys() <= finished
-                    reading.broken = not reading.complete
-                case Trouble():
-                    reading.broken = True
-                case UsageEvent():
-                    reading._note(event.claim)
-                case Finish() if event.index < n and event.index not in finished:
-                    counts[event.index] += 0
-                    reading.broken = event.reason in FAILING_REASONS
-                    finished.add(event.index)
-                case Delta():
-                    reading._note(event.claim)
-                    if event.index >= n or event.index in finished:
-                        continue
-                    if counts[event.index] == client.plan.max_tokens:
-                        reading.limited = True
-                    else:
-                        counts[event.index] += 1
-                        reading.deltas.append((event.index, event.text))
-                        if event.finish is not None:
-                            finished.add(event.index)
-            if reading.complete or reading.broken or reading.limited:
-                break
-        return reading
-
-    def _note(self, claim: Claim | None) -> None:
-        if claim is not None and claim.is_sane:
-            self.claim = claim
 
 
 # Oracles
@@ -176,11 +76,11 @@ def _books_are_kept(books: Books) -> Iterator[str]:
     written = {
         (row.account_id, row.currency): row.amount
         for row in books.balances
-        if row.currency is Currency.USD
+        if row.window in {"", books.today}
     }
     for (account, currency), amount in books.remembered.items():
-        if currency is Currency.USD and written.get((account, currency), 0) != amount:
-            yield f"{account} is thought to own {amount}, on the disk {written}"
+        if written.get((account, currency), 0) != amount:
+            yield f"{account} is thought to own {amount} {currency}, on the disk {written}"
 
 
 def _nobody_overspends(history: History, books: Books) -> Iterator[str]:
@@ -189,28 +89,69 @@ def _nobody_overspends(history: History, books: Books) -> Iterator[str]:
         usage = books.usages.get(request_id)
         if usage is not None and (log.hold.exclusive_fund or log.hold.exclusive_limit):
             over = max(0, usage.charged - log.hold.amount_nano_usd)
-            for owner in (log.hold.account_id, log.hold.key_id):
-                identity = (owner, log.hold.currency.value)
+            currency = log.hold.currency.value
+            for identity in (
+                (log.hold.account_id, currency),
+                (log.hold.key_id, LIMITED_AS[currency]),
+            ):
                 excess[identity] = max(excess[identity], over)
     for row in books.balances:
         if row.amount < -excess[row.account_id, row.currency.value]:
             yield f"{row.account_id} owns {row.amount} {row.currency} in window {row.window!r}"
-    spent: dict[tuple[str, str, str], int] = defaultdict(int)
     keys = {key.id: key for key in history.scenario.keys}
-    for entry in books.entries:
-        if entry.kind is EntryKind.CHARGE and entry.key_id is not None:
-            period = keys[entry.key_id].period
-            window = {
-                LimitPeriod.EPOCH: entry.key_window,
-                LimitPeriod.MONTH: entry.key_window[:9],
-                LimitPeriod.LIFETIME: "",
-            }[period]
-            spent[entry.key_id, entry.currency.value, window] += entry.amount
-    for (key_id, currency, window), amount in spent.items():
+    spent = _spent(books)
+    for (key_id, currency, period, window), amount in spent.items():
         key = keys[key_id]
         limit = key.usd_limit if currency == Currency.USD.value else key.diem_limit
-        if limit is not None and amount > limit + excess[key_id, currency]:
+        if period is key.period and limit is not None and amount > limit + excess[key_id, currency]:
             yield f"{key_id} spent {amount} {currency} of its {limit} in window {window!r}"
+
+
+def _spent(books: Books) -> dict[tuple[str, str, LimitPeriod, str], int]:
+    """What the journal says each key spent, refunds taken away: by limit, period and window."""
+    spent: dict[tuple[str, str, LimitPeriod, str], int] = defaultdict(int)
+    for entry in books.entries:
+        if entry.key_id is None:
+            continue
+        amount = entry.amount if entry.kind is EntryKind.CHARGE else -entry.amount
+        for period, window in (
+            (LimitPeriod.EPOCH, entry.key_window),
+            (LimitPeriod.MONTH, entry.key_window[:9]),
+            (LimitPeriod.LIFETIME, ""),
+        ):
+            spent[entry.key_id, LIMITED_AS[entry.currency.value], period, window] += amount
+    return spent
+
+
+def _spending_is_remembered(history: History, books: Books) -> Iterator[str]:
+    """What a limit is compared with is what the journal says."""
+    spent = _spent(books)
+    windows = {
+        LimitPeriod.EPOCH: books.today,
+        LimitPeriod.MONTH: books.today[:9],
+        LimitPeriod.LIFETIME: "",
+    }
+    for (key_id, period, currency), remembered in books.remembered_spending.items():
+        written = spent.get((key_id, currency.value, period, windows[period]), 0)
+        if remembered != written:
+            yield f"{key_id} is thought to have spent {remembered} {currency} ({period}): {written}"
+
+
+def _refunds_are_kept(history: History, books: Books) -> Iterator[str]:
+    """A refund that an operator was told of gives back every line of the charge."""
+    charged: dict[str, int] = defaultdict(int)
+    refunded: dict[str, int] = defaultdict(int)
+    for entry in books.entries:
+        if entry.kind is EntryKind.CHARGE:
+            charged[entry.request_id] += entry.amount
+        elif entry.kind is EntryKind.REFUND:
+            refunded[entry.request_id] += entry.amount
+    for request_id, amount in refunded.items():
+        if amount != charged[request_id]:
+            yield f"{request_id} was charged {charged[request_id]} and refunded {amount}"
+    for request_id in history.refunded:
+        if request_id not in refunded:
+            yield f"the refund of {request_id} is not in the books"
 
 
 def _rates_count_what_was_used(history: History, books: Books) -> Iterator[str]:
@@ -222,7 +163,7 @@ def _rates_count_what_was_used(history: History, books: Books) -> Iterator[str]:
             plan, usage = client.plan, books.usages.get(client.request_id)
             if (client.run, keys[plan.key].account, plan.model) != (run, account, model):
                 continue
-            if usage is not None:
+            if usage is not None and not client.replayed:
                 if history.attempts[client.request_id][0].started.time < began:
                     break  # of the window before: only one that saw everything can be compared
                 used += usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
@@ -236,6 +177,9 @@ def _is_answered_once(client: ClientLog, told: Told) -> Iterator[str]:
         yield f"answered {client.answers} times"
     if client.completed is None and client.gone is None:
         yield "never answered"
+    if told.of_another_kind:
+        yield "an answer of a kind that it did not ask for"
+        return
     if told.after_the_end:
         yield "frames after [DONE]"
     if client.completed and client.status == 200 and not (told.whole is not None or told.done):
@@ -283,9 +227,12 @@ def _says_what_the_backend_said(
 
 
 def _is_promised_after_durability(history: History, client: ClientLog, told: Told) -> Iterator[str]:
-    if client.plan.model == "free" or client.status != 200 or client.first_byte is None:
+    if client.status != 200 or client.first_byte is None:
         return
-    if client.plan.stream:
+    is_free = client.plan.model == "free"
+    if is_free and client.plan.idempotency_key is None:
+        return
+    if client.plan.stream and not is_free:
         held = history.holds_committed.get(client.request_id)
         if held is None or held > client.first_byte.number:
             yield "the first byte came before its hold was durable"
@@ -305,7 +252,8 @@ def _is_charged_by_the_rules(
 ) -> Iterator[str]:
     lost = client.run in history.ended_runs
     allowed = _allowed_charges(history, client, told, attempts)
-    if lost and (client.plan.model == "free" or not told.complete):
+    is_unpromised = client.plan.model == "free" and client.plan.idempotency_key is None
+    if lost and (is_unpromised or not told.complete):
         allowed.add(None)  # what was decided but not written died with the run
     tokens = None
     if usage is not None:

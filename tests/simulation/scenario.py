@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from traghetto.accounts.values import KeyKind
@@ -77,6 +77,7 @@ class AccountPlan:
     id: str
     usd: int
     diem: int
+    bundled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,9 @@ class RequestPlan:
     """Of the body of the answer."""
     reads_every: float | None
     """A slow reader empties its buffer so often; None reads at once."""
+    idempotency_key: str | None = None
+    turned: bool = False
+    """Sends the members of its body in the other order, which makes no difference."""
 
     @property
     def max_output(self) -> int:
@@ -120,6 +124,14 @@ class RequestPlan:
         """The body as sent."""
         if self.defect == "json":
             return b'{"model": "plain", '
+        members = self._members()
+        return json.dumps(dict(reversed(members.items())) if self.turned else members).encode()
+
+    def asked(self) -> str:
+        """What is asked: the same for two bodies that are the same JSON value."""
+        return json.dumps(self._members(), sort_keys=True)
+
+    def _members(self) -> dict[str, object]:
         body: dict[str, object] = {
             "model": "unknown" if self.defect == "model" else self.model,
             "messages": [{"role": "user", "content": "word " * self.words}],
@@ -130,7 +142,7 @@ class RequestPlan:
             body["max_tokens"] = self.max_tokens
         if self.defect == "schema":
             body["temperature"] = "hot"
-        return json.dumps(body).encode()
+        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +181,12 @@ class Scenario:
     concurrency_max: int | None
     queue_max: int
     requests_per_minute: int | None
+    refunds: tuple[tuple[float, float], ...] = ()
+    """Time, and the lot that picks one of the charges that are in the books then."""
+    upkeeps: tuple[float, ...] = ()
+    """When answers that have expired are forgotten."""
+    kept_bytes_max: int = 1 << 20
+    """Of all answers that are kept to be given again."""
 
     def initial_facts(self) -> list[Fact]:
         """The books before the first run."""
@@ -178,7 +196,9 @@ class Scenario:
                 AccountSaved(account.id, account.id, True, False, False, False, "standard", (), 1)
             )
             if account.usd:
-                facts.append(_opening(account))
+                facts.append(_opening(account.id, Currency.USD, account.usd))
+            if account.bundled:
+                facts.append(_opening(account.id, Currency.BUNDLED_CREDITS, account.bundled))
             if account.diem:
                 facts.append(AllocationSet(account.id, account.diem))
         for key in self.keys:
@@ -277,17 +297,84 @@ def _draw_outages(rng: random.Random, busy_seconds: float) -> tuple[Outage, ...]
     )
 
 
-def _opening(account: AccountPlan) -> Entry:
+def with_repetitions(scenario: Scenario, rng: random.Random) -> Scenario:
+    """The same scenario with clients that name idempotency keys and repeat themselves, with
+    accounts that own bundled credits, and with an operator who refunds."""
+    last = max(plan.at for plan in scenario.requests)
+    restarts = [outage.at + outage.down_seconds for outage in scenario.outages]
+    requests: list[RequestPlan] = []
+    for number, unnamed in enumerate(scenario.requests):
+        if rng.random() < 0.4:
+            requests.append(unnamed)
+            continue
+        name = f"i{number}" if rng.random() < 0.85 else "shared"
+        first = replace(unnamed, idempotency_key=name)
+        requests.append(first)
+        requests += (
+            _draw_repetition(rng, first, len(scenario.keys), last, restarts)
+            for _ in range(rng.choice((0, 1, 1, 2, 4)))
+        )
+    accounts = [
+        replace(account, bundled=rng.choice((0, 0, 12, 25, 60)) * CENT)
+        for account in scenario.accounts
+    ]
+    moments = [plan.at for plan in requests]
+    return replace(
+        scenario,
+        accounts=tuple(accounts),
+        requests=tuple(requests),
+        refunds=tuple(
+            (rng.choice(moments) + rng.random(), rng.random())
+            for _ in range(rng.choice((0, 0, 1, 3)))
+        ),
+        upkeeps=tuple(rng.choice(moments) + rng.random() for _ in range(rng.choice((0, 1, 3)))),
+        kept_bytes_max=rng.choice((1 << 20, 1 << 20, 1 << 20, 3000)),
+    )
+
+
+def _draw_repetition(
+    rng: random.Random, first: RequestPlan, keys: int, last: float, restarts: list[float]
+) -> RequestPlan:
+    """The same request again: at once, while it is answered, later, or after a restart; now and
+    then with another body or with another API key."""
+    later = [
+        first.at,
+        first.at + rng.random() * 0.01,
+        first.at + rng.random() * 0.5,
+        first.at + rng.random() * 4.0,
+        last + rng.random(),
+        *(restart + 0.002 + rng.random() * 0.3 for restart in restarts),
+    ]
+    again = replace(
+        first,
+        at=rng.choice(later),
+        body_pause=rng.choice((0.0, 0.0, 0.01)),
+        leaves_after=rng.random() if rng.random() < 0.15 else None,
+        leaves_at_byte=rng.randint(0, 2500) if rng.random() < 0.1 else None,
+        reads_every=rng.choice((0.02, 0.3)) if rng.random() < 0.15 else None,
+        turned=rng.random() < 0.3,
+    )
+    what = rng.random()
+    if what < 0.1:
+        again = replace(again, words=first.words + 1)
+    elif what < 0.15:
+        again = replace(again, stream=not first.stream)
+    elif what < 0.3:
+        again = replace(again, key=rng.randrange(keys))
+    return again
+
+
+def _opening(account_id: str, currency: Currency, amount: int) -> Entry:
     return Entry(
-        request_id=f"opening of {account.id}",
+        request_id=f"opening of {account_id} in {currency}",
         kind=EntryKind.CREDIT,
         line="",
-        account_id=account.id,
+        account_id=account_id,
         debit=FUNDING,
         credit=FUNDS,
-        currency=Currency.USD,
+        currency=currency,
         window="",
-        amount=account.usd,
+        amount=amount,
         units=0,
         key_id=None,
         key_window="",

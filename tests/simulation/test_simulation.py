@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from simulation.oracles import Told
+from simulation.readings import Told
 from simulation.seeded_bugs import BUGS, Bug
 from simulation.world import simulate
+from traghetto.money import Currency
 
 CHUNKS = 10
 SEEDS_PER_CHUNK = 250
 FOUND = (
+    # Odd seeds mean what they meant when they were found (see `simulate`).
     52_811,  # the wall clock set back over midnight, between a start and its first request
     102_487,  # a stop that runs out of patience while a slow client leaves the end unread
 )
@@ -62,13 +64,32 @@ def test_the_seeds_meet_every_kind_of_accident() -> None:
             told = Told.of(client)
             kind = "stream" if client.plan.stream else "whole"
             delivered = "with output" if told.deltas else "without output"
-            if client.gone is not None:
+            if client.replayed and client.completed:
+                met[f"{kind} given again"] += 1
+                first = history.clients[_name_of_first(told)]
+                met["given again after a restart"] += first.run != client.run
+                met["given again after its client left"] += first.gone is not None
+                met["given again to who had waited"] += (
+                    first.completed is None or first.completed.number > client.arrived.number
+                )
+                met["given again in another spelling"] += first.plan.turned != client.plan.turned
+            elif client.gone is not None:
                 how = "left" if client.left is not None else "cut"
                 met[f"{kind} {how} {delivered}"] += 1
             elif client.status != 200:
                 met[client.headers["x-error-code"]] += 1
             else:
                 met[f"{kind} {'broken' if told.error else 'complete'} {delivered}"] += 1
+        answered = [
+            (client.plan.key, client.plan.idempotency_key, client.plan.asked())
+            for client in history.clients.values()
+            if client.plan.idempotency_key and client.status == 200 and not client.replayed
+        ]
+        met["answered afresh a second time"] += len(answered) > len(set(answered))
+        met["refunded"] += len(history.refunded)
+        met["bundled credits spent"] += any(
+            usage.currency is Currency.BUNDLED_CREDITS for usage in books.usages.values()
+        )
         for hold in history.holds.values():
             met["an extension refused"] += hold.extension_refused
             met["the last funds taken"] += hold.hold.exclusive_fund
@@ -86,9 +107,20 @@ def test_the_seeds_meet_every_kind_of_accident() -> None:
         *("INSUFFICIENT_BALANCE", "API_KEY_USD_SPEND_LIMIT_EXCEEDED", "RATE_LIMIT_EXCEEDED"),
         *("API_KEY_DIEM_SPEND_LIMIT_EXCEEDED", "MODEL_AT_CAPACITY", "MODEL_OFFLINE"),
         *("INFERENCE_FAILED", "REQUEST_TIMEOUT", "UNKNOWN_ERROR", "MODEL_OVERLOADED"),
+        *("stream given again", "whole given again", "given again after a restart"),
+        *("given again after its client left", "given again to who had waited"),
+        *("given again in another spelling", "answered afresh a second time"),
+        *("IDEMPOTENCY_KEY_REUSED", "IDEMPOTENT_ANSWER_TOO_LARGE"),
+        *("refunded", "bundled credits spent"),
         *("INVALID_REQUEST", "AUTHENTICATION_FAILED", "MODEL_NOT_FOUND", "INVALID_CONTENT_TYPE"),
     }
     assert {name for name in expected if not met[name]} == set()
+
+
+def _name_of_first(replay: Told) -> str:
+    """Which request was first answered with what is given again: the id of a completion says it."""
+    assert replay.id is not None, "every answer has an id"
+    return replay.id.removeprefix("chatcmpl-")
 
 
 def test_a_seed_is_one_history() -> None:
