@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import msgspec
 
 from traghetto.errors import sentences
-from traghetto.money import LIMIT_NANO_USD_MAX, LimitPeriod, SpendLimits, format_usd, parse_usd
+from traghetto.money import (
+    LIMIT_NANO_USD_MAX,
+    NANO_PER_USD,
+    LimitPeriod,
+    SpendLimits,
+    format_usd,
+    parse_usd,
+)
 from traghetto.wire.dates import DATE_MAX, INSTANT_NS_MAX, date_ns, instant_ns
 from traghetto.wire.schema import body_validator
 from traghetto.wire.zod import Issue, custom_issue, refusal, require_valid
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
-_NANO: Final = Decimal("1e-9")
-_decode_exactly: Final = msgspec.json.Decoder(float_hook=Decimal).decode
+_LIMIT_USD_MAX: Final = LIMIT_NANO_USD_MAX // NANO_PER_USD
+_TOO_FINE: Final = Decimal("1e-10")
 _LIMIT_NAMES: Final = ("usd", "diem", "vcu")
+
+
+def _exactly(literal: str) -> Decimal:
+    """A number of JSON; one whose exponent has 19 digits is no limit, and is read as none."""
+    try:
+        return Decimal(literal)
+    except InvalidOperation:
+        return _TOO_FINE  # it is not too large: that would have been infinite as a float
+
+
+_decode_exactly: Final = msgspec.json.Decoder(float_hook=_exactly).decode
 
 
 class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,21 +128,20 @@ def _limits(raw: bytes, issues: list[Issue]) -> Mapping[str, int | None]:
             )
         except ValueError:
             # Its range was checked as the nearest float; what is left is a digit too many.
-            too_big = amount * 10**9 > LIMIT_NANO_USD_MAX
+            too_big = amount > _LIMIT_USD_MAX
             issues.append(_too_big(name) if too_big else _too_fine(name))
     return limits
 
 
 def _too_big(name: str) -> Issue:
-    bound = LIMIT_NANO_USD_MAX // 10**9
     return {
         "code": "too_big",
         "type": "number",
-        "maximum": bound,
+        "maximum": _LIMIT_USD_MAX,
         "inclusive": True,
         "exact": False,
         "path": ["consumptionLimit", name],
-        "message": sentences.NUMBER_TOO_BIG.format(bound=bound),
+        "message": sentences.NUMBER_TOO_BIG.format(bound=_LIMIT_USD_MAX),
     }
 
 
