@@ -94,8 +94,7 @@ def parse_page(query: bytes, sign: Sign) -> Page:
 def cursor_of(page: Page, sign: Sign) -> str:
     """The cursor that leads to `page`, for the account that `sign` is bound to."""
     payload = _encode_page(page)
-    signed = payload + sign(payload)[:_SIGNATURE_BYTES]
-    return base64.urlsafe_b64encode(signed).decode().rstrip("=")
+    return _spelled(payload + sign(payload)[:_SIGNATURE_BYTES])
 
 
 def _open_cursor(cursor: str, sign: Sign) -> Page:
@@ -103,10 +102,16 @@ def _open_cursor(cursor: str, sign: Sign) -> Page:
         signed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except ValueError:
         raise ApiError(Adjunct.INVALID_CURSOR) from None
+    if _spelled(signed) != cursor:  # bits behind the last byte, which decoding ignores
+        raise ApiError(Adjunct.INVALID_CURSOR)
     payload, signature = signed[:-_SIGNATURE_BYTES], signed[-_SIGNATURE_BYTES:]
     if not hmac.compare_digest(sign(payload)[:_SIGNATURE_BYTES], signature):
         raise ApiError(Adjunct.INVALID_CURSOR)
     return _decode_page(payload)
+
+
+def _spelled(signed: bytes) -> str:
+    return base64.urlsafe_b64encode(signed).decode().rstrip("=")
 
 
 def _instant(values: Mapping[str, Any], name: str, otherwise: int, issues: list[Issue]) -> int:
