@@ -15,15 +15,13 @@ from typing import Any
 
 from simulation.history import AttemptLog, Books, ClientLog, History
 from simulation.readings import FAILING_REASONS, Reading, Told
-from simulation.repetitions import repetition_violations
+from simulation.repetitions import CANCEL_SECONDS_MAX, repetition_violations
 from simulation.scenario import CONTEXT_TOKENS, MODELS
 from simulation.upstream import exact_prompt_tokens
 from simulation.upstream_plans import Claim
 from traghetto.money import Currency, LimitPeriod
 from traghetto.storage.facts import EntryKind, UsageRecorded
 
-CANCEL_SECONDS_MAX = 0.25
-"""Between a client's end and the end of the work for it."""
 ATTEMPTS_MAX = 5
 """Three, and two more for connections that were stale."""
 PRICES = {model.id: model.pricing for model in MODELS}

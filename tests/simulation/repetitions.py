@@ -21,8 +21,8 @@ from traghetto.storage.facts import UsageRecorded
 KEPT_NS = 24 * 3600 * 10**9
 WAIT_SECONDS_MAX = 8.0
 """How long a repetition waits for the first, which may still be on its way to a slow client."""
-WAIT_ENDS_SECONDS = 0.1
-"""Between the end of the first and that of a wait for it."""
+CANCEL_SECONDS_MAX = 0.25
+"""Between a client's end and the end of the work for it, its claim included."""
 UNHEARD = frozenset({"json", "key", "type"})
 """Defects that end a request before anybody looks at its idempotency key."""
 REUSED = "IDEMPOTENCY_KEY_REUSED"
@@ -195,7 +195,9 @@ def _is_refused_for_a_reason(request: _Request, group: list[_Request]) -> Iterat
         is_same = other.asked == request.asked
         if is_same is (code == REUSED) or other.client.arrived.number > client.first_byte.number:
             continue
-        if other.was_answered or (code == REUSED and other.ended > client.arrived.number):
+        end = other.client.completed or other.client.gone
+        is_over = end is not None and end.time <= client.arrived.time - CANCEL_SECONDS_MAX
+        if other.was_answered or (code == REUSED and not is_over):
             return
     yield f"refused as {code} for no reason"
 
@@ -211,7 +213,7 @@ def _waits_for_somebody(request: _Request, group: list[_Request]) -> Iterator[st
     for other in group:
         end = other.client.completed or other.client.gone
         is_waiting_too = other.client.status == client.status and not other.attempts
-        is_over = end is not None and end.time <= client.first_byte.time - WAIT_ENDS_SECONDS
+        is_over = end is not None and end.time <= client.first_byte.time - CANCEL_SECONDS_MAX
         if other.client.run == client.run and not (is_waiting_too or is_over):
             return
     yield "waited until its time was up, and for nobody"
