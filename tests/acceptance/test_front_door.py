@@ -42,6 +42,8 @@ class Seen:
     sizes: list[int] = field(default_factory=list)
     calls: int = 0
     gone: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    """Of the last call of `hello`."""
 
 
 def dispatch_of(seen: Seen) -> Dispatch:
@@ -49,6 +51,7 @@ def dispatch_of(seen: Seen) -> Dispatch:
 
     async def hello(exchange: Exchange, _: str) -> None:
         seen.calls += 1
+        seen.headers = exchange.headers
         await exchange.answer(200, [JSON_CONTENT], b'{"hello":"%s"}' % exchange.query)
 
     async def size(exchange: Exchange, _: str) -> None:
@@ -368,6 +371,16 @@ def test_trailers_are_not_headers() -> None:
         answer = await door.exchange(POST + body + GET)
         assert answer.count(b"HTTP/1.1 200 OK") == 2
         assert door.seen.sizes == [2]
+
+    run(test)
+
+
+def test_white_space_around_a_value_is_no_part_of_it() -> None:
+    """Spaces and tabs before and behind a header's value are left out, those within it are not."""
+
+    async def test(door: Door) -> None:
+        await door.exchange(GET[:-2] + b"A: \t a \tb\t \r\nB:\t \r\n\r\n")
+        assert door.seen.headers == [(b"host", b"a"), (b"a", b"a \tb"), (b"b", b"")]
 
     run(test)
 

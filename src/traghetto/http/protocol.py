@@ -186,7 +186,8 @@ class Connection(HttpToolsProtocol):
             raise Malformed("headers_bytes_max")
         if len(self.headers) >= self._limits.headers_count_max:
             raise Malformed("headers_count_max")
-        self.headers.append((name.lower(), value))
+        # White space around a value is no part of it (RFC 9110, 5.5); the parser leaves the end.
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
