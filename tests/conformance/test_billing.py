@@ -237,6 +237,11 @@ def test_filters_go_with_the_cursor(scene: Scene) -> None:
     assert scene.history(currency="BUNDLED_CREDITS") == {"data": [], "nextCursor": None}
     offset = scene.history(startTimestamp="2026-01-01T02:00:20+02:00")
     assert len(offset["data"]) == 12
+    ever = scene.history(startTimestamp="0001-01-01T00:00:00Z", endTimestamp="9999-12-31T23:59:59Z")
+    assert len(ever["data"]) == 28
+    for start, end in (("0001-01-01", "0002-01-01"), ("5000-01-01", "5000-01-02")):
+        none = scene.history(startTimestamp=f"{start}T00:00:00Z", endTimestamp=f"{end}T00:00:00Z")
+        assert none == {"data": [], "nextCursor": None}
 
 
 BAD_QUERIES = (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traghetto.errors import Adjunct, ApiError
+from traghetto.errors import Adjunct, ApiError, ErrorCode
 from traghetto.money import Currency
 from traghetto.wire.billing import Page, Sign, cursor_of, parse_page
 from traghetto.wire.dates import INSTANT_NS_MAX
@@ -26,6 +26,8 @@ pages = st.builds(
     rows=st.integers(10, 1000),
     currency=st.sampled_from([None, *Currency]),
 )
+
+instants = st.datetimes().map(lambda moment: f"{moment.replace(microsecond=0).isoformat()}Z")
 
 
 def signer(account: str) -> Sign:
@@ -89,3 +91,15 @@ def test_what_nobody_signed_is_refused(forged: bytes) -> None:
     with pytest.raises(ApiError) as refused:
         opened(cursor)
     assert refused.value.code is Adjunct.INVALID_CURSOR
+
+
+@given(instants, instants)
+def test_any_two_instants_are_within_the_books_or_refused(start: str, end: str) -> None:
+    """The year 1 and the year 9999 can be asked for, although no row can be of either."""
+    query = f"startTimestamp={start}&endTimestamp={end}"
+    try:
+        page = parse_page(query.encode(), signer("a"))
+    except ApiError as error:
+        assert error.code is ErrorCode.INVALID_REQUEST  # noqa: PT017 - refused or not, both are right
+        return
+    assert 0 <= page.after_ns <= page.end_ns <= INSTANT_NS_MAX

@@ -83,9 +83,9 @@ def parse_page(query: bytes, sign: Sign) -> Page:
     currency = values.get("currency")
     return Page(
         # Sequence numbers begin with 1: whatever was written at the start is behind its place 0.
-        max(0, start_ns),
+        _within_the_books(start_ns),
         0,
-        min(end_ns, INSTANT_NS_MAX),
+        _within_the_books(end_ns),
         values.get("pageSize", PAGE_ROWS_MAX),
         None if currency is None else Currency(currency),
     )
@@ -108,6 +108,11 @@ def _open_cursor(cursor: str, sign: Sign) -> Page:
     if not hmac.compare_digest(sign(payload)[:_SIGNATURE_BYTES], signature):
         raise ApiError(Adjunct.INVALID_CURSOR)
     return _decode_page(payload)
+
+
+def _within_the_books(moment_ns: int) -> int:
+    """The nearest time that a row can have."""
+    return max(0, min(moment_ns, INSTANT_NS_MAX))
 
 
 def _spelled(signed: bytes) -> str:
