@@ -15,6 +15,7 @@ import json
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -35,11 +36,15 @@ from support.client import (
     get,
 )
 from support.configuration import PRICED_MODEL
-from support.gateway import RunningGateway, running_gateway
+from support.gateway import RunningGateway, raw_exchange, running_gateway
+from support.published import assert_answer_is_published
 from support.repository import ROOT
 from traghetto.errors import Adjunct
 
 EXAMPLES = int(os.environ.get("TRAGHETTO_FUZZ_EXAMPLES", "120"))
+EXAMPLES_OF_MANAGEMENT = -(-EXAMPLES // 4)
+VICTIMS = 120
+"""Enough that not every key is deleted by the requests that delete keys."""
 BODY_BYTES_MAX = 65_536
 OPENAPI = json.loads((ROOT / "spec" / "openapi.json").read_text())
 SUCCESSES = frozenset({200})
@@ -157,6 +162,95 @@ def test_requests_of_the_published_schema_get_answers_of_the_contract(
         assert not (reply.status == 200 and b'data: {"error"' in reply.body)
 
     check()
+
+
+ADMIN_OPERATIONS = [
+    ("GET", "/api_keys"),
+    ("POST", "/api_keys"),
+    ("PATCH", "/api_keys"),
+    ("GET", "/api_keys/{id}"),
+    ("DELETE", "/api_keys"),
+    ("GET", "/api_keys/rate_limits"),
+    ("GET", "/api_keys/rate_limits/log"),
+    ("GET", "/billing/balance"),
+    ("GET", "/billing/usage"),
+    ("GET", "/billing/usage-analytics"),
+    ("GET", "/billing/usage-history"),
+]
+
+
+@dataclass
+class Owner:
+    """An account with some history, its admin key, and other keys of its."""
+
+    admin: str
+    account: str
+    victims: list[str]
+    """Ids that a request may name instead of one that nobody has."""
+
+
+@pytest.fixture(scope="module")
+def owner(gateway: RunningGateway) -> Owner:
+    name = "owner"
+    gateway.perform("accounts.create", name=name, usd="100", bundled="0.00001", diem="5")
+    admin = gateway.perform("keys.create", account=name, admin=True)["secret"]
+    victims = [
+        gateway.perform("keys.create", account=name, description="=1+1", limit_usd="1")
+        for _ in range(VICTIMS)
+    ]
+    for victim in victims[:3]:
+        assert ask(gateway, victim["secret"], chat_body()).status == 200
+    return Owner(admin, name, [victim["key"]["id"] for victim in victims])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [
+        (method, path, mode)
+        for method, path in ADMIN_OPERATIONS
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+        # There is nothing to do wrong in asking for what takes no parameter and no key.
+        if (path, mode) != ("/billing/usage", GenerationMode.NEGATIVE)
+    ],
+)
+def test_management_answers_as_published_or_refuses(
+    gateway: RunningGateway, owner: Owner, method: str, path: str, mode: GenerationMode
+) -> None:
+    """Keys and bills: a 200 has the published form, and nothing that is asked costs anything."""
+    before = gateway.perform("accounts.show", account=owner.account)
+    served: Counter[int] = Counter()
+
+    @settings(fuzzed, max_examples=EXAMPLES_OF_MANAGEMENT)
+    @given(case=operation(method, path).as_strategy(generation_mode=mode), data=st.data())
+    def check(case: Any, data: st.DataObject) -> None:
+        if data.draw(st.booleans()):
+            _name_a_victim(case, data.draw(st.sampled_from(owner.victims)))
+        accept = data.draw(st.sampled_from(["*/*", "text/csv", "text/csv;q=0.1, */*"]))
+        response = case.call(
+            base_url=f"{gateway.url}/api/v1",
+            headers={"authorization": f"Bearer {owner.admin}", "accept": accept},
+        )
+        headers = {name.lower(): values[0] for name, values in response.headers.items()}
+        reply = Answer(response.status_code, response.message, headers, response.content)
+        assert_contract(reply)
+        served[reply.status] += 1
+        if reply.status == 200 and reply.headers["content-type"].startswith("application/json"):
+            assert_answer_is_published(case.method, case.path, reply.json)
+
+    check()
+    if mode is GenerationMode.POSITIVE:
+        assert served[410 if path == "/billing/usage" else 200], served
+    assert gateway.perform("accounts.show", account=owner.account) == before
+    assert get(gateway, "/api/v1/billing/balance", owner.admin).status == 200
+
+
+def _name_a_victim(case: Any, key_id: str) -> None:
+    """Have a request that names a key name one that there is."""
+    if isinstance(case.body, dict) and "id" in case.body:
+        case.body["id"] = key_id
+    for parameters in (case.path_parameters, case.query):
+        if isinstance(parameters, dict) and "id" in parameters:
+            parameters["id"] = key_id
 
 
 # Bodies that are nearly requests
@@ -366,6 +460,43 @@ def test_a_client_that_goes_on_waiting_is_answered_or_cut_in_time(
                 received += piece
     for reply, head in answers(received, is_head=sent.startswith(b"HEAD")):
         assert_contract(reply, head=head)
+
+
+@fuzzed
+@given(
+    value=st.one_of(
+        st.binary(max_size=40),
+        st.from_regex(rb"[A-Za-z0-9_-]{1,300}", fullmatch=True),
+        st.from_regex(rb"[ \t]?[A-Za-z0-9_-]{1,20}[ \t]?[.,/\x00-\xff]?", fullmatch=True),
+    )
+)
+def test_an_idempotency_key_is_used_or_refused(
+    gateway: RunningGateway, key: str, value: bytes
+) -> None:
+    """Any bytes in the header: a request is answered under that key, or it is a 400."""
+    value = value.replace(b"\r", b"").replace(b"\n", b"")
+    body = json.dumps(chat_body("priced", max_tokens=2)).encode()
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n"
+        f"authorization: Bearer {key}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nidempotency-key: "
+    )
+    request = head.encode() + value + b"\r\n\r\n" + body
+    first, again = (one_answer(raw_exchange(gateway.address, request)) for _ in range(2))
+    assert_contract(first)
+    assert_contract(again)
+    if re.fullmatch(rb"[A-Za-z0-9_-]{1,255}", value.strip(b" \t")):
+        assert (first.status, again.status) == (200, 200), (value, first)
+        assert again.headers["idempotent-replayed"] == "true"
+        assert again.body == first.body
+    else:
+        assert (first.status, again.status) == (400, 400)
+
+
+def one_answer(received: bytes) -> Answer:
+    """The only answer in everything that a server sent."""
+    ((answer, _),) = answers(received, is_head=False)
+    return answer
 
 
 class Unclosed(io.BytesIO):
