@@ -47,8 +47,8 @@ def repetition_violations(history: History, books: Books) -> list[str]:
         for request in group:
             sentences = itertools.chain(
                 _is_given_what_was_settled(history, request, group),
-                _is_refused_for_a_reason(request, group),
-                _waits_for_somebody(request, group),
+                _is_refused_for_a_reason(history, request, group),
+                _waits_for_somebody(history, request, group),
                 _is_a_true_replay(history, request, group),
             )
             found += (f"{request.client.request_id}: {sentence}" for sentence in sentences)
@@ -185,7 +185,18 @@ def _is_given_what_was_settled(
         yield f"answered {client.status} {code}, although {first.client.request_id} was settled"
 
 
-def _is_refused_for_a_reason(request: _Request, group: list[_Request]) -> Iterator[str]:
+def _claims_until(history: History, request: _Request) -> float:
+    """Until when a request may have claimed its key: after its client's end come the moment in
+    which that is noticed, and a charge that waits for the commit under way and for its own."""
+    end = request.client.completed or request.client.gone
+    if end is None:
+        return float("inf")
+    return end.time + CANCEL_SECONDS_MAX + 2 * history.scenario.commit_seconds_max
+
+
+def _is_refused_for_a_reason(
+    history: History, request: _Request, group: list[_Request]
+) -> Iterator[str]:
     """A refusal because of the key points to another request under the same API key."""
     client = request.client
     code = client.headers.get("x-error-code")
@@ -195,14 +206,15 @@ def _is_refused_for_a_reason(request: _Request, group: list[_Request]) -> Iterat
         is_same = other.asked == request.asked
         if is_same is (code == REUSED) or other.client.arrived.number > client.first_byte.number:
             continue
-        end = other.client.completed or other.client.gone
-        is_over = end is not None and end.time <= client.arrived.time - CANCEL_SECONDS_MAX
+        is_over = _claims_until(history, other) <= client.arrived.time
         if other.was_answered or (code == REUSED and not is_over):
             return
     yield f"refused as {code} for no reason"
 
 
-def _waits_for_somebody(request: _Request, group: list[_Request]) -> Iterator[str]:
+def _waits_for_somebody(
+    history: History, request: _Request, group: list[_Request]
+) -> Iterator[str]:
     """A repetition that waited in vain waited for a request that was still being answered."""
     client = request.client
     if client.headers.get("x-error-code") != "REQUEST_TIMEOUT" or request.attempts:
@@ -211,9 +223,8 @@ def _waits_for_somebody(request: _Request, group: list[_Request]) -> Iterator[st
     if client.first_byte.time < client.arrived.time + WAIT_SECONDS_MAX:
         return
     for other in group:
-        end = other.client.completed or other.client.gone
         is_waiting_too = other.client.status == client.status and not other.attempts
-        is_over = end is not None and end.time <= client.first_byte.time - CANCEL_SECONDS_MAX
+        is_over = _claims_until(history, other) <= client.first_byte.time
         if other.client.run == client.run and not (is_waiting_too or is_over):
             return
     yield "waited until its time was up, and for nobody"
