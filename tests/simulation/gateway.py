@@ -95,7 +95,7 @@ class WatchedBook(Book):
     def reserve(self, **request: Any) -> Hold:
         hold = super().reserve(**request)
         self.history.note("hold", hold.request_id, hold.amount_nano_usd, hold.currency.value)
-        self._note_out_of_turn(hold, request["limits"])
+        self._note_out_of_turn(hold, request["limits"], request["least_nano_usd"])
         self.history.holds[hold.request_id] = HoldLog(
             hold, request["upper_bound_nano_usd"], self.run
         )
@@ -110,17 +110,17 @@ class WatchedBook(Book):
             self._note_uncovered(hold)
         return granted
 
-    def _note_out_of_turn(self, hold: Hold, limits: SpendLimits) -> None:
-        """DIEM is spent before bundled credits, and those before USD."""
+    def _note_out_of_turn(self, hold: Hold, limits: SpendLimits, least: int) -> None:
+        """DIEM is spent before bundled credits, and those before USD, if there is enough of it."""
         funds = {fund.currency: fund for fund in self._holdings.own(hold.account_id).in_order}
         for currency in IN_TURN[: IN_TURN.index(hold.currency)]:
-            if currency not in funds or not funds[currency].spare():
+            if currency not in funds or funds[currency].spare() < least:
                 continue
             is_diem = currency is Currency.DIEM
             limit = limits.diem_nano_usd if is_diem else limits.usd_nano_usd
             counted = Currency.DIEM if is_diem else Currency.USD
             tallies = self._holdings.of_key(hold.key_id, counted, hold.key_window)
-            if limit is None or tallies.of(limits.period).spare(limit):
+            if limit is None or tallies.of(limits.period).spare(limit) >= least:
                 self.history.trouble(f"{hold.request_id} left {currency} and took {hold.currency}")
 
     def _note_uncovered(self, hold: Hold) -> None:

@@ -49,7 +49,10 @@ _decode: Final = msgspec.msgpack.Decoder(KeptAnswer).decode
 
 
 class Claim:
-    """The right to answer a request that names an idempotency key; leave its context to end it."""
+    """The right to answer a request that names an idempotency key.
+
+    It ends with its context, or before, once its answer can be given again (`settled`).
+    """
 
     def __init__(self, answers: Answers, seal: Seal, fingerprint: bytes, key_id: str) -> None:
         self._answers = answers
@@ -85,6 +88,10 @@ class Claim:
         if answer is not None and len(answer.body) <= ANSWER_BYTES_MAX:
             sealed = self._seal.close(_encode(answer))
         return (self._answers.fact(self, sealed),)
+
+    def settled(self) -> None:
+        """What was kept is on disk: whoever asks from now on need not wait for the first client."""
+        self._answers.end(self)
 
     def __enter__(self) -> Claim:
         return self
@@ -166,7 +173,9 @@ class Answers:
         return AnswerKept(claim.handle, claim.key_id, claim.fingerprint, sealed, expires_ns)
 
     def end(self, claim: Claim) -> None:
-        """Free the handle of `claim`, and wake those who wait for it."""
+        """Free the handle of `claim`, and wake those who wait for it; does nothing twice."""
+        if claim.ended.done():
+            return
         del self._claims[claim.handle]
         self._recorded_bytes -= claim.recorded_bytes
         claim.ended.set_result(None)

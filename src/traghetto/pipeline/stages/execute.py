@@ -115,7 +115,7 @@ async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
     settled = settlement.complete(
         reported, lambda: estimated_tokens(completion.output_bytes(job.request.n)), keep
     )
-    await _charge_durable(settled)
+    await _charge_durable(settled, execution.claim)
     await exchange.answer(200, (JSON_CONTENT,), body)
 
 
@@ -132,16 +132,20 @@ async def _durable(written: asyncio.Future[None] | None) -> None:
         raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken") from broken
 
 
-async def _charge_durable(settled: Settled) -> None:
+async def _charge_durable(settled: Settled, claim: Claim | None) -> None:
     """Wait until a charge is on disk, even if the request is cancelled meanwhile.
 
-    What has been charged is answered: a shutdown waits the moment that a commit takes.
+    What has been charged is answered: a shutdown waits the moment that a commit takes. What was
+    kept beside it can be given again from now on.
     """
     while True:
         try:
-            return await _durable(settled.durable)
+            await _durable(settled.durable)
+            break
         except asyncio.CancelledError:
             continue  # also in the very moment in which it became durable
+    if claim is not None:
+        claim.settled()
 
 
 async def _answer_stream(execution: Execution, settlement: Settlement) -> None:
@@ -241,7 +245,7 @@ class _Delivery:
 
         settled = settlement.complete(relay.usage, lambda: relay.produced_tokens, keep)
         try:
-            await _charge_durable(settled)
+            await _charge_durable(settled, self._claim)
         except ApiError as error:
             await self._break(error)
             return
