@@ -42,6 +42,28 @@ async def closing(backend: OpenAIBackend, work: Awaitable[Any]) -> Any:
         await backend.aclose()
 
 
+def test_what_came_before_a_break_is_delivered_before_it() -> None:
+    """A reader that is slower than the break still gets every event that had arrived."""
+
+    async def test() -> None:
+        async with FaultUpstream() as upstream:
+            deltas = [up.delta(text) for text in "abc"]
+            upstream.then(up.stream(deltas, then=up.close))
+            events: list[bytes] = []
+
+            async def read_slowly() -> None:
+                async for payloads in backend.stream(CALL):
+                    events.extend(payloads)
+                    await asyncio.sleep(0.2)
+
+            backend = backend_of(upstream.url)
+            with pytest.raises(EngineFailure, match="cut off"):
+                await closing(backend, read_slowly())
+            assert events == deltas
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("base", "api", "root"),
     [

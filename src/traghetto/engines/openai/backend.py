@@ -23,6 +23,7 @@ from traghetto.engines.openai.client import (
     HttpClient,
     media_type,
     read_body,
+    read_piece,
     read_prefix,
 )
 from traghetto.engines.openai.discovery import describe_models
@@ -178,10 +179,10 @@ def _is_text_only(body: dict[str, Any]) -> bool:
 async def _events(response: ClientResponse) -> AsyncGenerator[list[bytes], None]:
     """The payloads of a stream, read by read; raises EngineFailure where it goes wrong."""
     decoder = SseDecoder()
-    feed, read = decoder.feed, response.content.readany
+    feed = decoder.feed
     is_done = False
     try:
-        while chunk := await read():
+        while chunk := await read_piece(response):
             for piece in _pieces(chunk):
                 try:
                     payloads = feed(piece)

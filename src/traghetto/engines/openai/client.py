@@ -151,6 +151,20 @@ async def read_body(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     return b"".join(pieces)
 
 
+async def read_piece(response: aiohttp.ClientResponse) -> bytes:
+    """What has come of a body, empty at its end; what came before a break comes before the break.
+
+    Errors of the connection pass through as the library raises them.
+    """
+    try:
+        return await response.content.readany()
+    except (aiohttp.ClientError, OSError):
+        # The library tells of the break first, and keeps what had come in the same moment.
+        if piece := response.content._read_nowait(-1):  # noqa: SLF001 - there is no public way
+            return piece
+        raise
+
+
 async def read_prefix(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
     """At most `bytes_max` bytes of the body; what is lost or left over does not matter."""
     body = b""
