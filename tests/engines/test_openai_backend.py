@@ -48,7 +48,8 @@ def test_what_came_before_a_break_is_delivered_before_it() -> None:
     async def test() -> None:
         async with FaultUpstream() as upstream:
             deltas = [up.delta(text) for text in "abc"]
-            upstream.then(up.stream(deltas, then=up.close))
+            # The first is read alone; the others and the end come while the reader is busy.
+            upstream.then(up.stream(deltas, seconds=0.05, then=up.close))
             events: list[bytes] = []
 
             async def read_slowly() -> None:
