@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from crash.history import ClientLog, Credit, End, Sent
-from crash.scenario import CREDIT, USD, Key, Request, draw_wish
+from crash.scenario import CREDIT, REPEATED_MAX, USD, Key, Request, draw_keyed, draw_wish
 from crash.server import Operator
 from traghetto.money import Currency
 
@@ -50,6 +50,29 @@ class Client:
                     return
                 refused = sent.end is End.REFUSED
                 await asyncio.sleep(wish.pause_seconds + refused * REFUSED_PAUSE_SECONDS)
+        finally:
+            self.hang_up()
+
+    async def keep_asking_once(
+        self, rng: random.Random, number: int, key: Key, enough: asyncio.Event
+    ) -> None:
+        """Repeat what this client sent in the life before, then ask under fresh keys."""
+        earlier = [
+            sent.request
+            for sent in self._log.sent
+            if sent.request.idempotency_key is not None
+            and sent.request.idempotency_key.startswith(f"client-{number}-")
+        ]
+        # The last one may have been cut; of the others some, in any order.
+        repeated = [*earlier[-1:], *rng.sample(earlier, min(len(earlier), REPEATED_MAX - 1))]
+        fresh = (draw_keyed(rng, number, self._life, count, key) for count in itertools.count())
+        try:
+            for request in itertools.chain(repeated, fresh):
+                if enough.is_set():
+                    return
+                sent = await self.send(request)
+                if sent is None or sent.end is End.CUT:
+                    return
         finally:
             self.hang_up()
 
@@ -114,6 +137,7 @@ class _Answer:
         sent = self._sent
         sent.status = int(status_line.split(" ")[1])
         sent.request_id = headers["x-request-id"]
+        sent.replayed = headers.get("idempotent-replayed") == "true"
         for currency in Currency:
             amount = headers.get(f"x-venice-balance-{currency.value.lower()}")
             if amount is not None:
@@ -127,7 +151,11 @@ class _Answer:
             if sent.end is End.OPEN:
                 sent.end = End.REFUSED
             return
-        said_done = self._read_stream() if self._chunked else self._read_whole()
+        if self._chunked:
+            self._body = bytearray(_unchunked(self._body))
+        if sent.request.idempotency_key is not None:
+            sent.content = bytes(self._body)
+        said_done = self._read_stream() if sent.request.stream else self._read_whole()
         if said_done and sent.cost and sent.tokens is not None:
             # Also if the client hung up, or the gateway died, right behind it.
             sent.end = End.COMPLETE
@@ -144,7 +172,7 @@ class _Answer:
 
     def _read_stream(self) -> bool:
         """Whether it said `[DONE]`, and no error before it."""
-        *frames, _ = _unchunked(self._body).split(b"\n\n")
+        *frames, _ = self._body.split(b"\n\n")
         for frame in frames:
             payload = frame.removeprefix(b"data: ")
             if payload == b"[DONE]":

@@ -44,6 +44,10 @@ class Sent:
     cost: dict[Currency, int] = field(default_factory=dict)
     end: End = End.OPEN
     ended_ns: int = 0
+    replayed: bool = False
+    """Whether it was said to be an answer given before."""
+    content: bytes = b""
+    """The whole body, of a request with an idempotency key."""
 
     def __str__(self) -> str:
         name = self.request_id or f"nameless request sent at {self.sent_ns}"

@@ -21,6 +21,7 @@ from crash.scenario import (
     LIMITS,
     PERIODS,
     PLENTY,
+    REPEATING_CLIENTS,
     SCARCE,
     Account,
     Key,
@@ -197,8 +198,15 @@ class _Run:
             Client(server.address, life, self._log).keep_asking(rng, number, keys, enough)
             for number, rng in enumerate(seeds)
         ]
+        repeating = [
+            Client(server.address, life, self._log).keep_asking_once(
+                random.Random(self._rng.getrandbits(64)), number, self._keys.open[0], enough
+            )
+            for number in range(REPEATING_CLIENTS)
+        ]
         account_id = self._account_id(SCARCE)
-        return [*asking, keep_crediting(operator, account_id, self._log, enough)]
+        crediting = keep_crediting(operator, account_id, self._log, enough)
+        return [*asking, *repeating, crediting]
 
     def _judge(self, server: Server, moment: Moment) -> None:
         books = read_books(server.data_dir, moment)

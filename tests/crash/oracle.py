@@ -31,6 +31,7 @@ def violations(log: ClientLog, books: Books) -> list[str]:
     found += _clients_are_told_something(log)
     found += _answers_are_charged_once(known)
     found += _charges_have_a_reason(known, books)
+    found += _repetitions_are_charged_once(known, books)
     found += _leaving_is_not_free(known)
     found += _credits_are_kept(log, books)
     found += _balances_are_what_is_left(known, books)
@@ -99,7 +100,7 @@ def _clients_are_told_something(log: ClientLog) -> Iterator[str]:
 def _answers_are_charged_once(known: _Known) -> Iterator[str]:
     for sent in known.sent.values():
         usages = known.usages.get(sent.request_id, [])
-        if sent.end is not End.COMPLETE:
+        if sent.end is not End.COMPLETE or sent.replayed:
             continue
         if len(usages) != 1:
             yield f"{sent}: {len(usages)} usage records"
@@ -134,6 +135,51 @@ def _charges_have_a_reason(known: _Known, books: Books) -> Iterator[str]:
             yield f"{sent}: charged {usage.charged}"
         else:
             yield from _is_charged_by_the_rules(known, sent, usage)
+
+
+def _repetitions_are_charged_once(known: _Known, books: Books) -> Iterator[str]:
+    """Sendings under one idempotency key have one answer and one charge, crashes or not."""
+    groups: defaultdict[str, list[Sent]] = defaultdict(list)
+    for sent in known.log.sent:
+        if sent.request.idempotency_key is not None:
+            groups[sent.request.idempotency_key].append(sent)
+    for sendings in groups.values():
+        charged = [
+            sent
+            for sent in sendings
+            if sent.request_id in known.usages or _was_charged_unknown(known, books, sent)
+        ]
+        if len(charged) > 1:
+            yield f"{sendings[-1]}: charged again"
+        complete: Sent | None = None
+        for sent in sendings:
+            if sent.replayed and sent.request_id in known.usages:
+                yield f"{sent}: charged for what was given before"
+            if sent.end is not End.COMPLETE:
+                continue
+            if complete is not None and not sent.replayed:
+                yield f"{sent}: executed again"
+            if complete is not None and sent.content != complete.content:
+                yield f"{sent}: another answer than before"
+            if sent.replayed and not charged:
+                yield f"{sent}: a replay of what was never charged"
+            complete = complete or sent
+
+
+def _was_charged_unknown(known: _Known, books: Books, sent: Sent) -> bool:
+    """Whether a sending was charged although its client never learnt an id.
+
+    The prompts of repeating clients have lengths of their own, and a client sends one after the
+    other until its connection is cut: a record of that length with a strange id, made from then
+    until its gateway ended, can be no other's.
+    """
+    return not sent.request_id and any(
+        usage.request_id not in known.sent
+        and usage.prompt_tokens == sent.request.prompt_tokens
+        and usage.model == sent.request.model.id
+        and sent.sent_ns <= usage.created_ns <= known.lives[sent.life].ended_ns
+        for usage in books.usages
+    )
 
 
 def _claim(

@@ -34,6 +34,10 @@ HOLD_SECONDS = 900
 READY_SECONDS_MAX = 20.0
 """Far more than a start takes, because others may have the machine."""
 SILENT_PATIENCE_SECONDS_MAX = 1.0
+REPEATING_CLIENTS = 8
+"""They name an idempotency key, are never impatient, and repeat what they sent after a restart."""
+REPEATED_MAX = 4
+"""How many requests of an earlier life each of them repeats."""
 
 Policy = Literal["last", "never"]
 
@@ -108,6 +112,9 @@ CREDIT = USD // 4
 PERIODS = (LimitPeriod.EPOCH, LimitPeriod.MONTH, LimitPeriod.LIFETIME)
 
 
+IDEMPOTENCY = "idempotency-key"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Everything that is sent; sending it again is sending the same bytes."""
@@ -119,6 +126,11 @@ class Request:
     max_tokens: int
     headers: tuple[tuple[str, str], ...] = ()
     """Besides those that every request has."""
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """What makes two sendings one request."""
+        return dict(self.headers).get(IDEMPOTENCY)
 
     @property
     def prompt_tokens(self) -> int:
@@ -223,3 +235,15 @@ def draw_wish(rng: random.Random, client: int, count: int, keys: tuple[Key, ...]
 def probe(key: Key) -> Request:
     """What is asked first after a start, to see whether anything is served and can be spent."""
     return Request(key, BRISK, stream=False, words=PROBE_WORDS, max_tokens=1)
+
+
+def draw_keyed(rng: random.Random, client: int, life: int, count: int, key: Key) -> Request:
+    """What a repeating client asks for: a prompt length of its own and of its life."""
+    return Request(
+        key=key,
+        model=rng.choice((BRISK, ODD, PACED)),
+        stream=rng.random() < 0.5,
+        words=PROBE_WORDS + 1 + client + REPEATING_CLIENTS * life,
+        max_tokens=rng.choice((4, 8, 16, 24)),
+        headers=((IDEMPOTENCY, f"client-{client}-life-{life}-{count}"),),
+    )

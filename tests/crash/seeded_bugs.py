@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -21,8 +22,10 @@ from traghetto.errors import ApiError
 from traghetto.ids import new_request_id
 from traghetto.ledger.book import Basis, Book, Charge, ChargeLine, Hold, Receipt, Recovery, Usage
 from traghetto.money import SpendLimits
-from traghetto.storage.facts import Entry, Fact, HoldOpened, StoredState
+from traghetto.storage.facts import AnswerKept, Entry, Fact, HoldOpened, StoredState
 from traghetto.storage.sqlite import SqliteStore
+
+BATCHES_BEHIND = 50
 
 Bug = Callable[[], AbstractContextManager[Any]]
 
@@ -95,6 +98,19 @@ def write_charges_with_the_next_batch() -> AbstractContextManager[Any]:
     return mock.patch.object(SqliteStore, "_commit", commit)
 
 
+def keep_answers_in_later_batches() -> AbstractContextManager[Any]:
+    """A charge is on disk before the answer that belongs to it can be given again."""
+    good = SqliteStore._commit
+    waiting: deque[list[Fact]] = deque([[] for _ in range(BATCHES_BEHIND)])
+
+    def commit(store: SqliteStore, facts: list[Fact]) -> None:
+        waiting.append([fact for fact in facts if isinstance(fact, AnswerKept)])
+        others = [fact for fact in facts if not isinstance(fact, AnswerKept)]
+        good(store, [*waiting.popleft(), *others])
+
+    return mock.patch.object(SqliteStore, "_commit", commit)
+
+
 def _hold_like(like: Hold | HoldOpened, book: Any, request_id: str, nano_usd: int) -> Hold:
     """A new hold for the account and key of another; raises ApiError if funds refuse."""
     hold: Hold = book.reserve(
@@ -107,15 +123,16 @@ def _hold_like(like: Hold | HoldOpened, book: Any, request_id: str, nano_usd: in
     return hold
 
 
-BUGS: dict[Bug, str] = {
-    answer_before_durable: "0 usage records",
-    charge_again_under_another_id: "but nobody asked for it",
-    charge_the_holds_of_a_crash: "the price list says",
-    forget_holds_of_a_crash: "after a start",
-    forget_what_keys_have_spent: "it could spend",
-    write_charges_with_the_next_batch: "ledger verify",
+BUGS: dict[Bug, tuple[str, ...]] = {
+    answer_before_durable: ("0 usage records", "executed again"),
+    charge_again_under_another_id: ("but nobody asked for it",),
+    charge_the_holds_of_a_crash: ("the price list says",),
+    forget_holds_of_a_crash: ("after a start",),
+    forget_what_keys_have_spent: ("it could spend",),
+    write_charges_with_the_next_batch: ("ledger verify",),
+    keep_answers_in_later_batches: ("charged again",),
 }
-"""With the words in which the oracle sees each."""
+"""With the words in which the oracle sees each, one of which is enough."""
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crash.history import End
+from crash.history import End, Sent
 from crash.killing import Outcome, run
 from crash.seeded_bugs import BUGS, Bug
 
@@ -34,7 +34,8 @@ def test_no_kill_costs_anybody_anything(seed: int, tmp_path: Path) -> None:
 def test_a_bug_does_not_escape(bug: Bug, tmp_path: Path) -> None:
     """Each bug that is put in shows within a few kills; else the kills above prove nothing."""
     outcome = run(BUG_SEED, tmp_path, BUG_KILLS_MAX, bug=bug.__name__)
-    assert any(BUGS[bug] in violation for violation in outcome.violations), outcome.report()
+    seen = "\n".join(outcome.violations)
+    assert any(words in seen for words in BUGS[bug]), outcome.report()
 
 
 def accidents(outcome: Outcome) -> Counter[str]:
@@ -51,8 +52,23 @@ def accidents(outcome: Outcome) -> Counter[str]:
             "a stream left in its midst": 0,
             "a refusal": 0,
             "a limit reached": 0,
+            "a repetition of a complete answer": 0,
+            "a repetition of a cut request that had been charged": 0,
+            "a repetition of a cut request that had not": 0,
         }
     )
+    first: dict[str, Sent] = {}
+    for sent in outcome.log.sent:
+        if (key := sent.request.idempotency_key) is None:
+            continue
+        before = first.setdefault(key, sent)
+        if sent is not before and sent.end is End.COMPLETE:
+            if before.end is End.COMPLETE:
+                met["a repetition of a complete answer"] += 1
+            elif sent.replayed:
+                met["a repetition of a cut request that had been charged"] += 1
+            else:
+                met["a repetition of a cut request that had not"] += 1
     for sent in outcome.log.sent:
         kind = "a stream" if sent.request.stream else "a whole answer"
         if sent.end is End.COMPLETE:
