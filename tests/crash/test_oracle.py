@@ -20,6 +20,7 @@ from crash.scenario import (
     HOLD_SECONDS,
     PACED,
     PLENTY,
+    PROBE_WORDS,
     READY_SECONDS_MAX,
     SILENT,
     USD,
@@ -455,6 +456,81 @@ def unproved(story: Story) -> None:
     story.write(differences=("a difference",))
 
 
+KEYED = Request(
+    OPEN, BRISK, False, PROBE_WORDS + 9, 4, headers=(("idempotency-key", "client-1-life-0-0"),)
+)
+
+
+def repeated(story: Story, name: str, *, replayed: bool, content: bytes = b"the answer") -> Sent:
+    """One more sending of a keyed request, after the restart."""
+    sent = told(name, End.COMPLETE, KEYED, 7.5, 7.6, life=1)
+    sent.replayed, sent.content = replayed, content
+    sent.tokens = (KEYED.prompt_tokens, 4)
+    sent.cost = NO_DIEM | {Currency.USD: KEYED.bound}
+    story.log.sent.append(sent)
+    return sent
+
+
+def keyed(story: Story, name: str, *, seconds: float = 1.05) -> None:
+    """A keyed request was answered or cut, and charged."""
+    row = usage(name or "strange", BRISK, KEYED.words, 4, stream=False, seconds=seconds)
+    story.add(row, charge(row))
+    story.balance()
+
+
+def first_keyed(story: Story, name: str = "keyed") -> None:
+    """The first sending, complete and charged."""
+    sent = told(name, End.COMPLETE, KEYED, 1, 1.1, life=0)
+    sent.content, sent.tokens = b"the answer", (KEYED.prompt_tokens, 4)
+    sent.cost = NO_DIEM | {Currency.USD: KEYED.bound}
+    story.log.sent.append(sent)
+    keyed(story, name)
+
+
+def test_a_repetition_may_be_a_replay(story: Story) -> None:
+    """After a complete answer, the same one for nothing."""
+    first_keyed(story)
+    repeated(story, "again", replayed=True)
+    assert not [words for words in story.violations() if "again" in words]
+
+
+def test_a_repetition_may_be_the_first_to_be_charged(story: Story) -> None:
+    """After a request that was cut, and of which nothing is in the books."""
+    story.log.sent.append(told("", End.CUT, KEYED, 4.97, 5.02, life=0, status=0))
+    repeated(story, "afresh", replayed=False)
+    keyed(story, "afresh", seconds=7.55)
+    assert not [words for words in story.violations() if "afresh" in words]
+
+
+def executed_again(story: Story) -> None:
+    first_keyed(story)
+    repeated(story, "again", replayed=False)
+    keyed(story, "again", seconds=7.55)
+
+
+def cut_and_charged_again(story: Story) -> None:
+    story.log.sent.append(told("", End.CUT, KEYED, 4.97, 5.02, life=0, status=0))
+    keyed(story, "", seconds=4.98)
+    repeated(story, "again", replayed=False)
+    keyed(story, "again", seconds=7.55)
+
+
+def charged_replay(story: Story) -> None:
+    first_keyed(story)
+    repeated(story, "again", replayed=True)
+    keyed(story, "again", seconds=7.55)
+
+
+def other_replay(story: Story) -> None:
+    first_keyed(story)
+    repeated(story, "again", replayed=True, content=b"another answer")
+
+
+def replay_of_nothing(story: Story) -> None:
+    story.log.sent.append(told("", End.CUT, KEYED, 4.97, 5.02, life=0, status=0))
+    repeated(story, "again", replayed=True)
+
+
 LIES: dict[Callable[[Story], None], str] = {
     lost_charge: "0 usage records",
     charge_under_another_id: "nobody asked for it",
@@ -503,6 +579,11 @@ LIES: dict[Callable[[Story], None], str] = {
     cut_by_the_living: "while the gateway was alive",
     one_id_for_two: "two answers have one request id",
     unproved: "a difference",
+    executed_again: "executed again",
+    cut_and_charged_again: "charged again",
+    charged_replay: "charged for what was given before",
+    other_replay: "another answer than before",
+    replay_of_nothing: "a replay of what was never charged",
 }
 
 
