@@ -140,7 +140,12 @@ def _help_texts(
 ) -> Iterator[tuple[str, str]]:
     name = path.rpartition(" ")[2]
     context = click.Context(
-        command, info_name=name, parent=parent, terminal_width=COLUMNS, max_content_width=COLUMNS
+        command,
+        info_name=name,
+        parent=parent,
+        terminal_width=COLUMNS,
+        max_content_width=COLUMNS,
+        **({} if parent is not None else command.context_settings),
     )
     yield path, command.get_help(context).rstrip()
     if isinstance(command, click.Group):

@@ -7,6 +7,7 @@ same scale (1 DIEM = 1 USD). Amounts are bounded by the 64-bit column that store
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from decimal import (
     MAX_EMAX,
@@ -25,6 +26,8 @@ NANO_USD_MAX: Final = 2**63 - 1
 LIMIT_NANO_USD_MAX: Final = 9_999_999_999 * NANO_PER_USD
 """Largest spend limit of a key (contract B.12): more than any balance can reach."""
 
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+"""What a person may write: no spaces, no separators, no digits of other scripts."""
 _EXACT: Final = Context(prec=64, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[Inexact, InvalidOperation])
 """Refuses what it would have to round: an amount is taken as it is written, or not at all."""
 
@@ -110,6 +113,8 @@ def parse_usd(text: str | int | Decimal, *, nano_usd_max: int = NANO_USD_MAX) ->
     Raises ValueError for anything that is not a finite decimal with at most 9 decimal places and
     at most `nano_usd_max`. Floats are not accepted: read TOML with `parse_float=Decimal`.
     """
+    if isinstance(text, str) and not _NUMBER.fullmatch(text):
+        raise ValueError(f"not an amount of money: {text!r}")
     try:
         amount = _EXACT.multiply(Decimal(text), NANO_PER_USD)
         exact = amount.is_finite() and amount == _EXACT.to_integral_value(amount)

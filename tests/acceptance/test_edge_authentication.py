@@ -31,9 +31,9 @@ REFUSED = {
 }
 """Who gets nothing but 401 when calling from another machine; everybody else is let in."""
 
-ADMITTED = {200, 400, 410}
+ADMITTED = {200, 400, 404, 410}
 """What those who are let in get: an answer, a refusal of what they did not say, or the news that
-a route has been retired."""
+a route is not served, or not any more."""
 
 PUBLIC = {
     "/health/live",
@@ -47,6 +47,7 @@ PUBLIC = {
             "/models/compatibility_mapping",
             "/models/{id}",
             "/billing/usage",
+            "/api_keys/generate_web3_key",
         )
     ),
 }

@@ -475,7 +475,12 @@ _CALLER: tuple[Recipe, ...] = (
         429,
         BUDGET_USED_UP,
         should_retry=True,
-        headers={"retry-after": "30", "x-ratelimit-remaining": "0", "x-ratelimit-resets": "+30"},
+        headers={
+            "retry-after": "30",
+            "x-ratelimit-remaining": "0",
+            "x-ratelimit-resets": "+30",
+            "x-venice-balance-usd": "10",
+        },
     ),
     published("API_ACCESS_DISABLED", _as_account(disabled=True), reached="account"),
     published(
@@ -515,12 +520,12 @@ _CLAIM: tuple[Recipe, ...] = (
         spent="0.000044",
     ),
     Recipe(
-        "IDEMPOTENT_ANSWER_TOO_LARGE",
+        "IDEMPOTENT_ANSWER_NOT_KEPT",
         "",
         _answer_that_was_not_kept,
         400,
-        "The request with this Idempotency-Key was answered, but its answer is too large to be "
-        "sent again",
+        "The request with this Idempotency-Key was answered, but its answer was not kept and "
+        "cannot be sent again",
         "account",
         settings={"kept_answers_bytes_max": 0},
         balance="9.999956",

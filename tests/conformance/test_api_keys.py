@@ -271,6 +271,8 @@ BAD = (
     {"limitPeriod": "WEEK"},
     {"modelPrivacy": "SOME"},
     {"consumptionLimit": []},
+    {"consumptionLimit": {"USD": 5}},
+    {"consumptionLimit": {"usd": 5, "eur": 3}},
     {"consumptionLimit": None},
     {"consumptionLimit": {"usd": -1}},
     {"consumptionLimit": {"usd": -0.000000001}},
@@ -467,3 +469,11 @@ def test_the_last_use_survives_a_restart(tmp_path: Path) -> None:
     with running_gateway(tmp_path, PRICED_MODEL, clock=clock) as gateway:
         newest, _ = get(gateway, KEYS, admin).json["data"]
         assert newest["lastUsedAt"] == "2026-01-01T00:01:01.000Z"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_keys_for_wallets_are_not_served(scene: Scene, method: str) -> None:
+    """Their route is not taken for the id of a key, whoever asks."""
+    for key in (None, scene.admin):
+        missing = ask(scene.gateway, key, method=method, path=f"{KEYS}/generate_web3_key")
+        assert (missing.status, missing.body) == (404, b'{"error":"Not found"}')

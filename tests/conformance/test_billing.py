@@ -480,8 +480,8 @@ def test_the_old_usage_route_is_gone_for_everybody(scene: Scene, key: str) -> No
     gone = get(scene.gateway, f"{BILLING}/usage?limit=5", keys[key])
     assert gone.status == 410
     assert gone.headers["x-error-code"] == "ENDPOINT_RETIRED"
-    assert gone.headers["deprecation"] == "@1787270400"
-    assert gone.headers["sunset"] == "Fri, 21 Aug 2026 00:00:00 GMT"
+    assert gone.headers["deprecation"] == "@1783555200"
+    assert gone.headers["sunset"] == "Wed, 16 Sep 2026 00:00:00 GMT"
     assert gone.headers["link"] == '</api/v1/billing/usage-history>; rel="successor-version"'
     for _ in range(59):
         assert get(scene.gateway, f"{BILLING}/usage").status == 410

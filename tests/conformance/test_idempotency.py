@@ -246,7 +246,7 @@ def test_an_answer_too_large_to_keep_is_not_charged_again(
     key = gateway.new_key()
     assert send(gateway, key, stream=stream).status == 200
     again = send(gateway, key, stream=stream)
-    assert (again.status, again.headers["x-error-code"]) == (400, "IDEMPOTENT_ANSWER_TOO_LARGE")
+    assert (again.status, again.headers["x-error-code"]) == (400, "IDEMPOTENT_ANSWER_NOT_KEPT")
     assert charges(gateway) == 1
 
 

@@ -357,3 +357,15 @@ def test_without_overdraft_a_whole_answer_is_no_longer_than_its_hold_pays_for(
         assert owned(gateway)[0] == 0
         assert gateway.gateway.book.open_holds == 0
         assert gateway.differences() == []
+
+
+def test_people_are_sent_where_the_operator_wants(tmp_path: Path) -> None:
+    """The URL in INSUFFICIENT_BALANCE is a setting; the rest of the text stays as published."""
+    with running_gateway(tmp_path, PRICED_MODEL, credits_url="https://pay.example/") as gateway:
+        refused = chat(gateway, gateway.new_key(account={}))
+        other = chat(gateway, gateway.new_key(account={}, openai_errors=True))
+    assert refused.json == {
+        "error": "Insufficient USD or Diem balance to complete request. Visit https://pay.example/ "
+        "to add credits."
+    }
+    assert "Visit https://pay.example/ to" in other.json["error"]["message"]

@@ -26,7 +26,7 @@ CANCEL_SECONDS_MAX = 0.25
 UNHEARD = frozenset({"json", "key", "type"})
 """Defects that end a request before anybody looks at its idempotency key."""
 REUSED = "IDEMPOTENCY_KEY_REUSED"
-TOO_LARGE = "IDEMPOTENT_ANSWER_TOO_LARGE"
+TOO_LARGE = "IDEMPOTENT_ANSWER_NOT_KEPT"
 PING = b": ping"
 
 

@@ -110,7 +110,7 @@ def test_the_seeds_meet_every_kind_of_accident() -> None:
         *("stream given again", "whole given again", "given again after a restart"),
         *("given again after its client left", "given again to who had waited"),
         *("given again in another spelling", "answered afresh a second time"),
-        *("IDEMPOTENCY_KEY_REUSED", "IDEMPOTENT_ANSWER_TOO_LARGE"),
+        *("IDEMPOTENCY_KEY_REUSED", "IDEMPOTENT_ANSWER_NOT_KEPT"),
         *("refunded", "bundled credits spent"),
         *("INVALID_REQUEST", "AUTHENTICATION_FAILED", "MODEL_NOT_FOUND", "INVALID_CONTENT_TYPE"),
     }

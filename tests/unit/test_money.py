@@ -69,7 +69,7 @@ def test_formats(nano_usd: int, places: int | None, text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "abc", "NaN", "sNaN", "Infinity", "1,5",
+        "", "abc", "1_000", " 5 ", "٣", "$5", "NaN", "sNaN", "Infinity", "1,5",
         "9223372037", "1e30", "1e999999", "-1e999999", "1e999999999999999999",
         "0.0000000001", "1e-999999999", "9000000000.00000000000000000001", "1e999999999",
     ],

@@ -50,6 +50,8 @@ from traghetto.money import (
 from traghetto.storage.facts import Entry, EntryKind
 
 FIRST_ACCOUNT: Final = "default"
+COMPLETION_PREFIX: Final = "chatcmpl-"
+"""What stands before the id of a request where it is the id of its answer."""
 
 
 class Books(Protocol):
@@ -102,6 +104,9 @@ class Administration:
             raise OperationRefused(f"there is no operation {operation!r}")
         try:
             typed = msgspec.convert(arguments, entry.arguments)
+        except msgspec.ValidationError as refusal:
+            raise OperationRefused(_in_words(str(refusal))) from refusal
+        try:
             return await entry.run(self, typed)
         except ValueError as refusal:  # includes msgspec.ValidationError and DirectoryRefusal
             raise OperationRefused(str(refusal)) from refusal
@@ -236,7 +241,7 @@ class Administration:
 
     async def refund_request(self, arguments: RefundRequest) -> Refunded:
         """Give back all that a request was charged, once."""
-        request = arguments.request
+        request = arguments.request.removeprefix(COMPLETION_PREFIX)
         async with self._refunding:
             entries = await self._journal.request_entries(request)
             charges = [entry for entry in entries if entry.kind is EntryKind.CHARGE]
@@ -320,6 +325,14 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "keys.revoke": Operation(RevokeKey, Administration.revoke_key),
     "keys.list": Operation(ListKeys, Administration.list_keys, read_only=True),
 }
+
+
+def _in_words(problem: str) -> str:
+    """What is wrong with an argument, without the pattern that it should have matched."""
+    if "matching regex" not in problem:
+        return problem
+    name = problem.rpartition("$.")[2].strip("`")
+    return f"{name} is a line of text that can be read, and not blank"
 
 
 def _amount(text: str | None, nano_usd_max: int = NANO_USD_MAX) -> int:

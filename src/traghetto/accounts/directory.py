@@ -160,14 +160,20 @@ class Directory:
         key = self._keys.get(key_id)
         if key is None or key.revoked:
             raise DirectoryRefusal(
-                f"there is no key {key_id!r}: `traghetto keys list` shows them all"
+                f"there is no key {key_id!r}, or it was revoked: `traghetto keys list` shows those "
+                "that there are"
             )
         return key
 
     def create_account(self, name: str) -> tuple[Account, asyncio.Future[None]]:
         """A new account, without entitlements. Raises DirectoryRefusal if the name is taken."""
-        if not name or name in self._by_name or name in self._accounts:
-            raise DirectoryRefusal(f"the name {name!r} is empty or taken: choose another")
+        if not name:
+            raise DirectoryRefusal("an account needs a name")
+        if name in self._by_name or name in self._accounts:
+            raise DirectoryRefusal(
+                f"there is an account {name!r}: choose another name, or add to it with "
+                "`traghetto accounts credit`"
+            )
         account = Account(
             id=new_record_id(),
             name=name,

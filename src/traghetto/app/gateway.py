@@ -127,7 +127,11 @@ class Gateway:
             EdgeServices(
                 clock=clock,
                 metrics=self.metrics,
-                style=ErrorStyle(settings.error_code_header, settings.openai_error_objects),
+                style=ErrorStyle(
+                    settings.error_code_header,
+                    settings.openai_error_objects,
+                    settings.credits_url,
+                ),
                 readiness=self._readiness,
                 authorise_metrics=self._authorise_metrics,
                 access_log=settings.access_log,

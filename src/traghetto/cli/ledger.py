@@ -32,7 +32,8 @@ def ledger() -> None:
 def adjust(account: str, reason: str, data_dir: Path, as_json: bool, **amounts: str | None) -> None:
     """Correct a balance with a new entry: nothing in the books is ever changed.
 
-    A balance may become negative; its account is then refused until somebody pays.
+    A balance may become negative; nothing is paid in its currency then, until somebody adds to it.
+    The account's other currencies can still be spent: `accounts disable` stops an account.
     """
     if sum(amount is not None for amount in amounts.values()) != 1:
         raise click.UsageError("give one of --usd, --bundled and --diem: a correction is of one")

@@ -16,7 +16,7 @@ import msgspec
 from traghetto.accounts.values import ApiKey, KeyKind, ModelPrivacy
 from traghetto.clock import iso8601
 from traghetto.endpoints.operations import operation_endpoint
-from traghetto.endpoints.spec import Endpoint
+from traghetto.endpoints.spec import Authentication, Endpoint
 from traghetto.errors import Adjunct, ApiError
 from traghetto.ledger.windows import window_of_date
 from traghetto.money import Currency, SpendLimits
@@ -40,6 +40,7 @@ CREATIONS_PER_MINUTE_MAX: Final = 20
 ACTIVE_KEYS_MAX: Final = 500
 TRAILING_DAYS: Final = 7
 
+ANYBODY: Final = Authentication.NONE
 _NO_LIMITS: Final = SpendLimits()
 _NAMED: Final = {
     "type": ["object"],
@@ -79,8 +80,17 @@ def api_key_endpoints(services: Services) -> tuple[Endpoint, ...]:
             "/api_keys/rate_limits/log",
             Operation(keys.rate_limits_log),
         ),
+        *(
+            Endpoint("api_keys_web3", method, "/api_keys/generate_web3_key", _missing, ANYBODY)
+            for method in ("GET", "POST")
+        ),
         endpoint("api_key", "GET", "/api_keys/{id}", Operation(keys.get)),
     )
+
+
+async def _missing(_exchange: Exchange, _parameter: str) -> None:
+    """Keys for wallets are not served; without this their route would be taken for a key's id."""
+    raise ApiError(Adjunct.ROUTE_NOT_FOUND)
 
 
 class _Keys:

@@ -53,11 +53,11 @@ _NO_LIMITS: Final = SpendLimits()
 _CSV_CONTENT: Final = (b"content-type", b"text/csv; charset=utf-8")
 _SUCCESSOR: Final = "/api/v1/billing/usage-history"
 _RETIRED_HEADERS: Final = (
-    (b"deprecation", b"@1787270400"),
-    (b"sunset", b"Fri, 21 Aug 2026 00:00:00 GMT"),
+    (b"deprecation", b"@1783555200"),
+    (b"sunset", b"Wed, 16 Sep 2026 00:00:00 GMT"),
     (b"link", f'<{_SUCCESSOR}>; rel="successor-version"'.encode()),
 )
-"""RFC 9745, 8594 and 8288: since the version of the contract that this server speaks."""
+"""RFC 9745, 8594 and 8288, with the published dates (contract A.2)."""
 
 _encode: Final = msgspec.json.Encoder().encode
 

@@ -271,10 +271,10 @@ class Adjunct(enum.Enum):
     IDEMPOTENCY_KEY_REUSED = Row(
         400, "This Idempotency-Key was already used with a different request"
     )
-    IDEMPOTENT_ANSWER_TOO_LARGE = Row(
+    IDEMPOTENT_ANSWER_NOT_KEPT = Row(
         400,
-        "The request with this Idempotency-Key was answered, but its answer is too large to be "
-        "sent again",
+        "The request with this Idempotency-Key was answered, but its answer was not kept and "
+        "cannot be sent again",
     )
     API_KEY_NOT_FOUND = Row(400, "API key not found", of="INVALID_REQUEST")
     API_KEY_NOT_FOUND_OR_EXPIRED = Row(400, "API key not found or expired", of="INVALID_REQUEST")
@@ -287,7 +287,8 @@ class Adjunct(enum.Enum):
     )
     ENDPOINT_RETIRED = Row(
         410,
-        "This endpoint has been retired. Use /billing/usage-history instead.",
+        "This endpoint has been retired. Use /billing/usage-history instead: startDate is now "
+        "startTimestamp, endDate is endTimestamp, limit is pageSize, and page is cursor.",
         counted=False,
     )
     ANALYTICS_TIMEOUT = Row(

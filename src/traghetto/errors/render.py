@@ -18,6 +18,7 @@ RETRY_AFTER_SECONDS = 30
 """`Retry-After` where a row must send one and nothing better is known (contract A.2 #30)."""
 
 UPSTREAM_FIELDS_MAX = 5
+PUBLISHED_CREDITS_URL = "https://venice.ai/settings/api"
 
 _JSON = (b"content-type", b"application/json; charset=utf-8")
 _CHALLENGE = (b"www-authenticate", b"Bearer")
@@ -41,6 +42,8 @@ class ErrorStyle:
     """Send `x-error-code`."""
     openai_objects: bool = False
     """Send every error as an OpenAI error object, which `str(e)` of OpenAI clients shows."""
+    credits_url: str = PUBLISHED_CREDITS_URL
+    """What stands in the place of the published URL in INSUFFICIENT_BALANCE (contract A.2 #5)."""
 
 
 def render_error(error: ApiError, request_id: str, style: ErrorStyle) -> RenderedError:
@@ -55,6 +58,8 @@ def render_error(error: ApiError, request_id: str, style: ErrorStyle) -> Rendere
         headers.append((b"retry-after", b"%d" % _wait_seconds(error)))
     headers.extend(error.headers)
     message = message_of(error, request_id)
+    if error.code is ErrorCode.INSUFFICIENT_BALANCE:
+        message = message.replace(PUBLISHED_CREDITS_URL, style.credits_url)
     if style.openai_objects or row.shape is Shape.OPENAI:
         body = _spaced(_openai_object(error, message))
     else:

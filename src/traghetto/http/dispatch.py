@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import msgspec
@@ -50,11 +50,6 @@ UNROUTED: Final = "unrouted"
 Readiness = Literal["ready", "starting", "draining", "failing"]
 
 _FORWARDING_HEADERS: Final = (b"x-forwarded-for", b"forwarded", b"x-real-ip")
-_STYLES: Final = {
-    (code_header, openai): ErrorStyle(code_header, openai)
-    for code_header in (False, True)
-    for openai in (False, True)
-}
 
 
 def _refuse_metrics(_: Exchange) -> None:
@@ -94,6 +89,7 @@ class Dispatch:
     def __init__(self, endpoints: Iterable[Endpoint], edge: EdgeServices) -> None:
         """Raises ValueError if two endpoints share a method and a path."""
         self.edge = edge
+        self._openai_style = replace(edge.style, openai_objects=True)
         self.draining = False
         """Set by the server once it stops accepting connections."""
         exact: dict[str, list[Endpoint]] = {}
@@ -191,7 +187,7 @@ class Dispatch:
             return False
         style = self.edge.style
         if exchange.openai_errors:
-            style = _STYLES[style.code_header, True]
+            style = self._openai_style
         rendered = render_error(error, exchange.request_id, style)
         await exchange.answer(rendered.status, rendered.headers, rendered.body)
         return True

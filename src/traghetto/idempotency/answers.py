@@ -126,7 +126,7 @@ class Answers:
         """The answer that the same request was given, or the right to give it one.
 
         Waits while another request with the key is being answered. Raises ApiError:
-        IDEMPOTENCY_KEY_REUSED for a different request, IDEMPOTENT_ANSWER_TOO_LARGE,
+        IDEMPOTENCY_KEY_REUSED for a different request, IDEMPOTENT_ANSWER_NOT_KEPT,
         REQUEST_TIMEOUT if the other one took too long.
         """
         fingerprint = seal.fingerprint(request)
@@ -144,7 +144,7 @@ class Answers:
                 return claim
             _require_same(kept.fingerprint, fingerprint)
             if kept.sealed is None:
-                raise ApiError(Adjunct.IDEMPOTENT_ANSWER_TOO_LARGE)  # noqa: TRY301 - a guard
+                raise ApiError(Adjunct.IDEMPOTENT_ANSWER_NOT_KEPT)  # noqa: TRY301 - a guard
             answer = _decode(seal.open(kept.sealed))
         except BaseException:
             self.end(claim)

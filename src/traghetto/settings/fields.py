@@ -184,6 +184,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     openai_error_objects: Annotated[
         bool, Meta(description="Send every error as an OpenAI error object.")
     ] = False
+    credits_url: Annotated[
+        str,
+        Meta(min_length=1, description="Where INSUFFICIENT_BALANCE sends people to add funds."),
+    ] = "https://venice.ai/settings/api"
     ratelimit_reset_style: Annotated[
         Literal["docs", "live"],
         Meta(

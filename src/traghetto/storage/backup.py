@@ -46,6 +46,8 @@ def back_up(data_dir: Path, target: Path, *, check: Check, progress: Progress) -
     Raises StoreUnusable: no books, a target that exists, or a copy that fails its check.
     """
     require_books(data_dir)
+    if not target.parent.is_dir():
+        raise StoreUnusable(f"there is no directory {target.parent}: make it first")
     _copy(data_dir / FILE_NAME, target, check=check, progress=progress)
 
 

@@ -26,6 +26,7 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
 _LIMIT_USD_MAX: Final = LIMIT_NANO_USD_MAX // NANO_PER_USD
 _TOO_FINE: Final = Decimal("1e-10")
 _LIMIT_NAMES: Final = ("usd", "diem", "vcu")
+UNKNOWN_NAMES_MAX: Final = 100
 
 
 def _exactly(literal: str) -> Decimal:
@@ -117,6 +118,18 @@ def _parse_change(body: dict[str, Any], raw: bytes, now_ns: int) -> KeyChange:
 def _limits(raw: bytes, issues: list[Issue]) -> Mapping[str, int | None]:
     """The limits that a body names, in nano_usd, read from its bytes so that no digit is lost."""
     members = _decode_exactly(raw).get("consumptionLimit", {})
+    # A limit by a name that nobody knows would be no limit at all.
+    if unknown := [name[: sentences.ECHO_CHARACTERS_MAX] for name in members.keys() - _LIMIT_NAMES]:
+        unknown = sorted(unknown)[:UNKNOWN_NAMES_MAX]
+        quoted = ", ".join(f"'{name}'" for name in unknown)
+        issues.append(
+            {
+                "code": "unrecognized_keys",
+                "keys": unknown,
+                "path": ["consumptionLimit"],
+                "message": sentences.UNRECOGNIZED_KEYS.format(keys=quoted),
+            }
+        )
     limits: dict[str, int | None] = {}
     for name in _LIMIT_NAMES:
         if name not in members:

@@ -10,7 +10,7 @@ from traghetto.wire.schema import Validator
 from traghetto.wire.zod import require_valid
 
 PARAMETERS_MAX: Final = 100
-_INTEGER: Final = re.compile(r"-?\d{1,15}", re.ASCII)
+_NUMBER: Final = re.compile(r"(-?(?:0|[1-9]\d{0,14}))(\.\d{1,15})?", re.ASCII)
 
 
 def parse_query(query: bytes, validator: Validator) -> dict[str, Any]:
@@ -27,8 +27,10 @@ def parse_query(query: bytes, validator: Validator) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, text in pairs:
         value: Any = text
-        if "integer" in properties.get(name, {}).get("type", ()) and _INTEGER.fullmatch(text):
-            value = int(text)
+        if "integer" in properties.get(name, {}).get("type", ()):
+            number = _NUMBER.fullmatch(text)
+            if number is not None:
+                value = float(text) if number[2] else int(text)
         values[name] = [values[name], value] if name in values else value
     require_valid(validator, values)
     return values

@@ -50,13 +50,13 @@ def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -
     key, account = found
     exchange.openai_errors = key.openai_errors
     bucket = _request_bucket(key.id, body)
+    exchange.answer_headers += balance_headers(services, key, account)
     try:
         services.budget.check(bucket)
     except LimitReached as blocked:
         note_refusal(services, key, account, _short_text(body.get("model")), blocked)
         raise
     exchange.answer_headers += services.budget.headers(bucket)
-    exchange.answer_headers += balance_headers(services, key, account)
     if account.disabled:
         raise _counted(services, bucket, ErrorCode.API_ACCESS_DISABLED)
     if account.subscription_required and not account.subscription_active:

@@ -34,7 +34,7 @@ async def claim(
 
     Two bodies are the same if they are the same JSON value, and were sent to the same endpoint.
     A duplicate in flight is waited for. Raises ClientGone, and ApiError: INVALID_REQUEST for a
-    malformed key, IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_ANSWER_TOO_LARGE, REQUEST_TIMEOUT.
+    malformed key, IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_ANSWER_NOT_KEPT, REQUEST_TIMEOUT.
     """
     values = [value for name, value in exchange.headers if name == HEADER]
     if not values:
