@@ -44,7 +44,7 @@ def _entry(
 ) -> tuple[Any, ...]:  # fmt: skip
     debit, credit = sides.split(">")
     window = DAY if currency == "DIEM" else ""
-    version = "" if key is None else "prompt=1000000000/1000000"
+    version = "" if key is None else "prompt=100000000/1000000"
     key_window = "" if key is None else DAY
     reason = "" if kind in ("charge", "diem_grant") else f"a {kind}"
     return (
@@ -59,7 +59,7 @@ ENTRIES: Final = (
     _entry("g1", "diem_grant", "rise:x", "acme", "diem_grant>funds", "DIEM", 10**9),
     _entry("r1", "charge", "prompt", "acme", "funds>revenue", "DIEM", 700, "key", 7),
     _entry("r1", "charge", "completion", "acme", "funds>revenue", "DIEM", 300, "key", 3),
-    _entry("r2", "charge", "prompt", "acme", "funds>revenue", "USD", 1_000, "none", 1),
+    _entry("r2", "charge", "prompt", "acme", "funds>revenue", "USD", 1_000, "none", 10),
     _entry("c2", "credit", "", "beta", "funding>funds", "USD", 5),
     _entry("a1", "adjust", "", "beta", "funds>adjustment", "USD", 15),
     _entry("a2", "adjust", "", "acme", "adjustment>funds", "DIEM", 4),

@@ -129,7 +129,7 @@ def test_accounts_have_one_name_each() -> None:
         await durable
         assert directory.account("acme") == directory.account(account.id) == account
         for name in ("acme", "", account.id):
-            with pytest.raises(DirectoryRefusal, match="choose another|needs a name"):
+            with pytest.raises(DirectoryRefusal, match=r"choose another|needs a name"):
                 directory.create_account(name)
         with pytest.raises(DirectoryRefusal, match="accounts list"):
             directory.account("nobody")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -486,7 +486,14 @@ class OnSqlite(Ledger):
         shutil.rmtree(self.data_dir)
 
 
+SLOW = [HealthCheck.too_slow]
+"""A disk that is slow while others use it is no reason to fail."""
+
 TestLedgerOnMemory = OnMemory.TestCase
-TestLedgerOnMemory.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestLedgerOnMemory.settings = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=SLOW
+)
 TestLedgerOnSqlite = OnSqlite.TestCase
-TestLedgerOnSqlite.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestLedgerOnSqlite.settings = settings(
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=SLOW
+)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from support.books import USD, charge, open_books
 from traghetto.ledger.book import Beside, Book, Hold, Receipt
-from traghetto.ledger.charges import Charge
+from traghetto.ledger.charges import Charge, price_of
 from traghetto.ledger.verify import verify
 from traghetto.money import Currency
 from traghetto.storage.connector import StoreBroken
-from traghetto.storage.facts import HoldOpened
+from traghetto.storage.facts import EntryKind, HoldOpened
 from traghetto.storage.memory import MemoryDisk, MemoryStore
 
 DAY = "E:2026-01-01"
@@ -86,6 +87,56 @@ def test_every_corruption_is_named(corrupt: Callable[[MemoryDisk], None], named:
     assert len(differences) == len(named)
     for difference, start in zip(differences, named, strict=True):
         assert difference.startswith(start)
+
+
+PRICES = "line-0=7/10 line-1=5/10"
+"""By which ten units cost what the charges below say."""
+
+
+def priced(*bounds: int) -> MemoryDisk:
+    """Charges of 12 nano-dollars by their prices, each within a hold of so many."""
+    disk = MemoryDisk()
+
+    async def run() -> None:
+        books = open_books(MemoryStore(disk), usd=USD)
+        for number, bound in enumerate(bounds):
+            asked = charge(f"r{number}", 7, 5, version=PRICES)
+            await books.reserve(f"r{number}", bound).settle(asked).durable
+
+    asyncio.run(run())
+    return disk
+
+
+def test_a_charge_may_be_less_than_its_price_where_its_hold_was() -> None:
+    """A bounded charge is no difference; a full one is its units at its prices."""
+    assert verify(priced(100, 9, 7, 12)).differences == ()
+
+
+@pytest.mark.parametrize(("bound", "amount"), [(100, 8), (100, 6), (9, 8)])
+def test_a_charge_that_its_prices_do_not_explain_is_named(bound: int, amount: int) -> None:
+    """Also where balance, counter and usage record were changed to agree with it."""
+    disk = priced(bound)
+    identity = ("r0", EntryKind.CHARGE, "line-0")
+    change = amount - disk._entries[identity].amount
+    disk._entries[identity] = msgspec.structs.replace(disk._entries[identity], amount=amount)
+    disk._balances["a", Currency.USD, ""] -= change
+    disk._key_spends["k", Currency.USD, DAY] += change
+    usage = disk._usages["r0"]
+    disk._usages["r0"] = msgspec.structs.replace(
+        usage, charged=usage.charged + change, priced=max(usage.priced, usage.charged + change)
+    )
+    if bound == 100:
+        disk._usages["r0"] = msgspec.structs.replace(disk._usages["r0"], priced=12 + change)
+    (difference,) = verify(disk).differences
+    assert str(difference).startswith(f"charge of request r0, line line-0: the books say {amount}")
+
+
+@pytest.mark.parametrize(
+    "version", ["", "line-0", "line-0=", "line-0=a/b", "line-0=1/0", "line-0=-1/2", "line-0=1/2/3"]
+)
+def test_a_price_that_cannot_be_read_explains_nothing(version: str) -> None:
+    """Books of other origins have none: their charges are compared in every other way."""
+    assert price_of(version, "line-0") is None
 
 
 class SettlesTwice(Book):

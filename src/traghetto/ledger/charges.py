@@ -6,7 +6,9 @@ its own request and never a commit that others share.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -18,6 +20,11 @@ __all__ = ["Basis", "Charge", "ChargeLine", "Usage", "bounded", "price_version"]
 
 TOKENS_MAX: Final = 2**48
 """More than any request can use; keeps counts and their sums within 64 bits."""
+
+
+_PRICE: Final = re.compile(r"(\d{1,30})/([1-9]\d{0,30})", re.ASCII)
+PRICES_MAX: Final = 4096
+"""How many prices are remembered after they were read from an entry."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -89,13 +96,13 @@ def price_version(prices: Mapping[str, UnitPrice]) -> str:
     return " ".join(f"{kind}={prices[kind].nano_usd}/{prices[kind].per_units}" for kind in prices)
 
 
+@lru_cache(maxsize=PRICES_MAX)
 def price_of(version: str, kind: str) -> UnitPrice | None:
     """The price that `price_version` wrote for lines of `kind`; None if it wrote none."""
     for part in version.split():
         name, _, price = part.partition("=")
-        if name == kind:
-            nano_usd, _, per_units = price.partition("/")
-            return UnitPrice(int(nano_usd), int(per_units))
+        if name == kind and (numbers := _PRICE.fullmatch(price)) is not None:
+            return UnitPrice(int(numbers[1]), int(numbers[2]))
     return None
 
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from traghetto.ledger.charges import price_of
 from traghetto.storage.connector import Snapshot
 from traghetto.storage.facts import DIEM_GRANT, GRANT_LINE, Entry, EntryKind
 
@@ -39,13 +40,18 @@ class Verification:
 
 
 def verify(snapshot: Snapshot) -> Verification:
-    """Recompute every balance, key counter, charge and hold of `snapshot`."""
+    """Recompute every balance, key counter, charge and hold of `snapshot`.
+
+    A charge is its units at the price that stands beside it; less only where a hold bounded it.
+    """
     funds: defaultdict[str, int] = defaultdict(int)
     spends: defaultdict[str, int] = defaultdict(int)
     charged: defaultdict[str, int] = defaultdict(int)
     grants: defaultdict[str, int] = defaultdict(int)
     refunds: dict[tuple[str, str], Entry] = {}
     refunded: dict[tuple[str, str], Entry] = {}
+    off_price: list[tuple[Entry, int]] = []
+    """Charges of another amount than their units cost by the prices beside them."""
     entries = 0
     for entry in snapshot.entries():
         entries += 1
@@ -55,6 +61,9 @@ def verify(snapshot: Snapshot) -> Verification:
             spends[spent] += entry.key_spending
         if entry.kind is EntryKind.CHARGE:
             charged[entry.request_id] += entry.amount
+            price = price_of(entry.price_version, entry.line)
+            if price is not None and entry.amount != (worth := price.times(entry.units)):
+                off_price.append((entry, worth))
         elif entry.kind is EntryKind.REFUND:
             refunds[entry.request_id, entry.line] = entry
         elif entry.debit == DIEM_GRANT and entry.line == GRANT_LINE:
@@ -72,7 +81,11 @@ def verify(snapshot: Snapshot) -> Verification:
     counters = {
         _spend(row.key_id, row.currency, row.window): row.spent for row in snapshot.key_spends()
     }
-    usages = {row.request_id: row.charged for row in snapshot.usages()}
+    usages, bounded = {}, set()
+    for row in snapshot.usages():
+        usages[row.request_id] = row.charged
+        if row.charged < row.priced:
+            bounded.add(row.request_id)
     holds = [hold.request_id for hold in snapshot.holds()]
     differences = [
         *_compare(balances, funds),
@@ -88,6 +101,13 @@ def verify(snapshot: Snapshot) -> Verification:
                 for identity, row in refunds.items()
                 if identity in refunded and _mirrors(row, refunded[identity])
             },
+        ),
+        *(
+            Difference(
+                f"charge of request {entry.request_id}, line {entry.line}", entry.amount, worth
+            )
+            for entry, worth in off_price
+            if entry.amount > worth or entry.request_id not in bounded
         ),
         *(Difference(name, count, 1) for name, count in grants.items() if count != 1),
         *(
