@@ -195,9 +195,32 @@ def test_a_request_is_refunded_once(place: Place, account: str) -> None:
     place.assert_verified()
 
 
+def test_the_journal_of_an_account_and_of_a_request_can_be_read(place: Place) -> None:
+    """Every movement with its amount, units, prices and reason, oldest first."""
+    place.do("accounts", "credit", "usd", "--usd", "0.5", "--reason", "invoice 17")
+    *_, before, latest = place.do("ledger", "show", "usd", "--last", "100")
+    assert (latest["kind"], latest["amount"], latest["reason"]) == ("credit", "0.5", "invoice 17")
+    assert before["time"] <= latest["time"]
+    [only] = place.do("ledger", "show", "usd", "--last", "1")
+    assert only == latest
+    request = place.requests["usd"][-1]
+    for name in (request, f"chatcmpl-{request}"):
+        prompt, completion = place.do("ledger", "show", name)
+        assert (prompt["kind"], prompt["line"], completion["line"]) == (
+            "charge", "prompt", "completion"
+        )  # fmt: skip
+        assert float(prompt["amount"]) < 0
+        assert prompt["prices"].startswith("prompt=10000000000000/1000000")
+    header, *rows = place.run("ledger", "show", "usd").out.splitlines()
+    assert header.split()[:4] == ["TIME", "ACCOUNT", "KIND", "LINE"]
+    assert len(rows) == len(place.do("ledger", "show", "usd"))
+    place.run("ledger", "show", "nobody").assert_refused(1, "there is no account 'nobody'")
+
+
 def test_a_refund_says_what_it_gave_back(place: Place) -> None:
-    """Its line names amount, currency and account, so that a mistake is seen at once."""
-    said = place.run("ledger", "refund", place.requests["bundled"].pop(), "--reason", "x").out
+    """Its line names amount, currency and account; the id of an answer names its request too."""
+    answer_id = f"chatcmpl-{place.requests['bundled'].pop()}"
+    said = place.run("ledger", "refund", answer_id, "--reason", "x").out
     assert said.startswith("refunded 0.")
     assert said.endswith(" BUNDLED_CREDITS to bundled\n")
 

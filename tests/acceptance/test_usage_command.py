@@ -87,15 +87,18 @@ def expected(
     spent: defaultdict[tuple[str, str], int] = defaultdict(int)
     with open_read_only(data_dir) as books:
         names = {row.id: row.name for row in books.accounts()}
+        last_six = {row.id: row.last_six for row in books.load(DAYS[0]).keys}
         refunds = [row for row in books.entries() if row.kind is EntryKind.REFUND]
         for row in books.usages():
             day = date(1970, 1, 1) + timedelta(row.created_ns // 86_400 // 10**9)
             if account not in (None, names[row.account_id]) or not since <= str(day) <= until:
                 continue
             name = {"model": row.model, "key": row.key_id, "day": str(day)}[by]
-            line = lines.setdefault(name, {"name": name, "account": None})
+            nobody = {"account": None, "ends_in": None, "description": None}
+            line = lines.setdefault(name, {"name": name, **nobody})
             if by == "key":
                 line["account"] = names[row.account_id]
+                line["ends_in"] = last_six[row.key_id]
             for member, amount in (
                 ("requests", 1),
                 ("prompt_tokens", row.prompt_tokens),
@@ -149,19 +152,25 @@ def test_it_sums_by_model_unless_asked_otherwise(data_dir: Path) -> None:
     assert day["prompt_tokens"] > 0, "it was used all the same"
 
 
+_PRINTED = {"description": "for"}
+
+
 @pytest.mark.parametrize("by", ["model", "key", "day"])
 def test_tables_and_csv_say_the_same_as_json(data_dir: Path, by: str) -> None:
     """Three ways to print one answer; text that a spreadsheet would compute is marked as text."""
     lines = usage(data_dir, "--by", by)
-    account = ["account"] if by == "key" else []
+    account = ["account", "ends_in", "description"] if by == "key" else []
     members = [
         "name", *account, "requests", "prompt_tokens", "completion_tokens", "usd", "bundled", "diem"
     ]  # fmt: skip
-    cells = [[str(line[member]) for member in members] for line in lines]
+    cells = [["-" if line[m] is None else str(line[m]) for m in members] for line in lines]
     printed = run_command("usage", "--by", by, "--csv", "--data-dir", data_dir)
     headers, *rows = csv.reader(io.StringIO(printed.out))
-    assert headers == [by, *members[1:]]
-    marked = [[f"'{cell}" if cell[0] in "=-" else cell for cell in row] for row in cells]
+    assert headers == [by, *(_PRINTED.get(member, member) for member in members[1:])]
+    marked = [
+        ["" if cell == "-" else f"'{cell}" if cell[0] in "=-" else cell for cell in row]
+        for row in cells
+    ]
     assert rows == marked
     table = run_command("usage", "--by", by, "--data-dir", data_dir).out.splitlines()
     assert table[0].split("  ")[0].strip() == by.upper()

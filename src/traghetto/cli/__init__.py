@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "keys": ("traghetto.cli.keys:keys", "Create, list and revoke API keys."),
     "accounts": ("traghetto.cli.accounts:accounts", "Create, credit and list accounts."),
     "usage": ("traghetto.cli.usage:usage", "Show what was used and charged."),
-    "ledger": ("traghetto.cli.ledger:ledger", "Verify and correct the books."),
+    "ledger": ("traghetto.cli.ledger:ledger", "Show, verify and correct the books."),
     "backup": ("traghetto.cli.backup:backup", "Copy the books to a file."),
     "restore": ("traghetto.cli.backup:restore", "Put a backup of the books in place."),
     "models": ("traghetto.cli.models:models", "Show the models a configuration serves."),

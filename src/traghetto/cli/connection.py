@@ -150,6 +150,17 @@ async def _read(data_dir: Path, operation: str, arguments: dict[str, Any]) -> ms
         return await administration.perform(operation, arguments)
 
 
+def directory_of(data_dir: Path) -> Directory:
+    """The accounts and keys as they are now; no key is checked, so no pepper is needed.
+
+    Raises StoreUnusable if there are no books.
+    """
+    clock = SystemClock()
+    with open_read_only(data_dir) as snapshot:
+        state = snapshot.load(day_window(clock.utc_ns()))
+        return Directory(SnapshotStore(snapshot), clock, b"", state)
+
+
 def _pepper_path(data_dir: Path) -> Path:
     """Where the pepper is, as far as a command knows that has not read the configuration file."""
     named = os.environ.get(PEPPER_VARIABLE)

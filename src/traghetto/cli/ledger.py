@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import click
+import msgspec
 
+from traghetto.accounts.administration import COMPLETION_PREFIX
 from traghetto.accounts.operations import AccountShown, Refunded
-from traghetto.cli.connection import data_dir_option, json_option, perform
-from traghetto.cli.output import print_json
+from traghetto.cli.connection import data_dir_option, directory_of, json_option, perform
+from traghetto.cli.output import print_json, print_table
+from traghetto.clock import iso8601
 from traghetto.ledger.verify import verify as verify_books
+from traghetto.money import Currency, format_usd
 from traghetto.storage.connector import StoreUnusable
+from traghetto.storage.facts import Entry, EntryKind
+from traghetto.storage.reports import ReportTimeout, SqliteReports
 from traghetto.storage.sqlite import open_read_only
 
 EXIT_DIFFERENCES = 1
+REPORT_SECONDS_MAX = 60.0
+_HEADERS = ("TIME", "ACCOUNT", "KIND", "LINE", "AMOUNT", "CURRENCY", "REQUEST", "REASON")
+
+
+class EntryShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A movement of money, as operators see it; amounts are decimal numbers in text."""
+
+    time: str
+    account: str
+    kind: EntryKind
+    line: str
+    amount: str
+    currency: Currency
+    request: str
+    units: int
+    prices: str
+    reason: str
+
+    @classmethod
+    def of(cls, entry: Entry, account: str) -> EntryShown:
+        """An entry of the account of that name."""
+        return cls(
+            time=iso8601(entry.created_ns),
+            account=account,
+            kind=entry.kind,
+            line=entry.line,
+            amount=format_usd(entry.into_funds),
+            currency=entry.currency,
+            request=entry.request_id,
+            units=entry.units,
+            prices=entry.price_version,
+            reason=entry.reason,
+        )
 
 
 @click.group()
 def ledger() -> None:
-    """Verify the books, and correct them."""
+    """Show, verify and correct the books."""
 
 
 @ledger.command()
@@ -48,6 +88,56 @@ def adjust(account: str, reason: str, data_dir: Path, as_json: bool, **amounts: 
         if shown.diem is not None:
             owned.append(f"{shown.diem} DIEM of today")
         click.echo(f"{shown.name} now has {' and '.join(owned)}")
+
+
+@ledger.command()
+@click.argument("what", metavar="ACCOUNT|REQUEST_ID")
+@click.option("--last", "rows_max", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@data_dir_option()
+@json_option()
+def show(what: str, rows_max: int, data_dir: Path, as_json: bool) -> None:
+    """Show the last entries of an account, or those of one request, oldest first.
+
+    Positive amounts went to the account, negative ones it paid.
+    """
+    try:
+        entries = asyncio.run(_entries(data_dir, what, rows_max))
+    except StoreUnusable as refusal:
+        raise click.ClickException(str(refusal)) from refusal
+    except ReportTimeout:
+        raise click.ClickException("it took too long: ask for fewer entries with --last") from None
+    if as_json:
+        print_json(entries)
+    else:
+        print_table(_HEADERS, map(_row, entries))
+
+
+async def _entries(data_dir: Path, what: str, rows_max: int) -> list[EntryShown]:
+    reports = SqliteReports(data_dir, seconds_max=REPORT_SECONDS_MAX)
+    directory = directory_of(data_dir)
+    account = directory.find_account(what)
+    if account is not None:
+        entries = await reports.account_entries(account.id, rows_max=rows_max)
+    else:
+        entries = await reports.request_entries(what.removeprefix(COMPLETION_PREFIX))
+        if not entries:
+            raise click.ClickException(
+                f"there is no account {what!r}, and no charge of a request of that id"
+            )
+    return [EntryShown.of(entry, directory.account(entry.account_id).name) for entry in entries]
+
+
+def _row(entry: EntryShown) -> tuple[object, ...]:
+    return (
+        entry.time,
+        entry.account,
+        entry.kind.value,
+        entry.line or None,
+        entry.amount,
+        entry.currency.value,
+        entry.request,
+        entry.reason or None,
+    )
 
 
 @ledger.command()

@@ -11,21 +11,19 @@ from typing import Final
 import click
 import msgspec
 
-from traghetto.accounts.directory import Directory, DirectoryRefusal
-from traghetto.cli.connection import data_dir_option, json_option
+from traghetto.accounts.directory import DirectoryRefusal
+from traghetto.cli.connection import data_dir_option, directory_of, json_option
 from traghetto.cli.output import print_csv, print_json, print_table
-from traghetto.clock import SystemClock
-from traghetto.ledger.windows import day_window
 from traghetto.money import Currency, format_usd
-from traghetto.storage.connector import SnapshotStore, StoreUnusable
+from traghetto.storage.connector import StoreUnusable
 from traghetto.storage.reports import ReportTimeout, SqliteReports, UsageTotal
-from traghetto.storage.sqlite import open_read_only
 
 REPORT_SECONDS_MAX: Final = 600.0
 _FIRST_DAY: Final = date(1970, 1, 1)
 _LAST_DAY: Final = date(2262, 1, 1)
 _NS_PER_DAY: Final = 86_400 * 10**9
 _DATE = click.DateTime(["%Y-%m-%d"])
+_KEY_COLUMNS: Final = ("ACCOUNT", "ENDS IN", "FOR")
 _COLUMNS: Final = ("REQUESTS", "PROMPT TOKENS", "COMPLETION TOKENS", "USD", "BUNDLED", "DIEM")
 
 
@@ -33,8 +31,10 @@ class UsageLine(msgspec.Struct, kw_only=True):
     """One model, key or day. Amounts are decimal USD in text, less what was refunded."""
 
     name: str
-    account: str | None
-    """Of a key."""
+    account: str | None = None
+    ends_in: str | None = None
+    description: str | None = None
+    """Of a key, as the one before."""
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -83,45 +83,43 @@ def usage(
     if as_json:
         print_json(lines)
         return
-    headers = (by.upper(), *(("ACCOUNT",) if by == "key" else ()), *_COLUMNS)
-    rows = (_row(line, with_account=by == "key") for line in lines)
+    headers = (by.upper(), *(_KEY_COLUMNS if by == "key" else ()), *_COLUMNS)
+    rows = (_row(line, of_key=by == "key") for line in lines)
     (print_csv if as_csv else print_table)(headers, rows)
 
 
 async def _lines(
     data_dir: Path, by: str, account: str | None, first: date, last: date
 ) -> list[UsageLine]:
-    account_id = None if account is None else _directory(data_dir).account(account).id
+    account_id = None if account is None else directory_of(data_dir).account(account).id
     reports = SqliteReports(data_dir, seconds_max=REPORT_SECONDS_MAX)
     totals = await reports.usage_totals(
         account_id, start_ns=_start_ns(first), end_ns=_start_ns(last + timedelta(1))
     )
-    directory = _directory(data_dir)  # read after the totals, so that it knows all accounts in them
-    names: dict[str, Callable[[UsageTotal], tuple[str, str | None]]] = {
-        "model": lambda row: (row.model, None),
-        "day": lambda row: ((_FIRST_DAY + timedelta(row.day)).isoformat(), None),
-        "key": lambda row: (row.key_id, directory.account(row.account_id).name),
+    directory = directory_of(
+        data_dir
+    )  # read after the totals, so that it knows all accounts in them
+    names: dict[str, Callable[[UsageTotal], str]] = {
+        "model": lambda row: row.model,
+        "day": lambda row: (_FIRST_DAY + timedelta(row.day)).isoformat(),
+        "key": lambda row: row.key_id,
     }
-    return _summed(totals, names[by])
+    lines = _summed(totals, names[by])
+    if by == "key":
+        owners = {row.key_id: directory.account(row.account_id).name for row in totals}
+        for line in lines:
+            description, line.ends_in = directory.key_label(line.name)
+            line.account, line.description = owners[line.name], description or None
+    return lines
 
 
-def _directory(data_dir: Path) -> Directory:
-    """The accounts as they are now; no key is checked, so no pepper is needed."""
-    clock = SystemClock()
-    with open_read_only(data_dir) as snapshot:
-        state = snapshot.load(day_window(clock.utc_ns()))
-        return Directory(SnapshotStore(snapshot), clock, b"", state)
-
-
-def _summed(
-    totals: Iterable[UsageTotal], name: Callable[[UsageTotal], tuple[str, str | None]]
-) -> list[UsageLine]:
+def _summed(totals: Iterable[UsageTotal], name: Callable[[UsageTotal], str]) -> list[UsageLine]:
     """One line per name, in the order of names."""
-    lines: dict[tuple[str, str | None], UsageLine] = {}
-    amounts: dict[tuple[str, str | None], dict[Currency, int]] = {}
+    lines: dict[str, UsageLine] = {}
+    amounts: dict[str, dict[Currency, int]] = {}
     for row in totals:
         identity = name(row)
-        line = lines.setdefault(identity, UsageLine(name=identity[0], account=identity[1]))
+        line = lines.setdefault(identity, UsageLine(name=identity))
         line.requests += row.requests
         line.prompt_tokens += row.prompt_tokens
         line.completion_tokens += row.completion_tokens
@@ -133,13 +131,13 @@ def _summed(
         line.usd = format_usd(spent.get(Currency.USD, 0))
         line.bundled = format_usd(spent.get(Currency.BUNDLED_CREDITS, 0))
         line.diem = format_usd(spent.get(Currency.DIEM, 0))
-    return [lines[identity] for identity in sorted(lines, key=lambda each: each[0])]
+    return [lines[identity] for identity in sorted(lines)]
 
 
-def _row(line: UsageLine, *, with_account: bool) -> tuple[object, ...]:
+def _row(line: UsageLine, *, of_key: bool) -> tuple[object, ...]:
     return (
         line.name,
-        *((line.account,) if with_account else ()),
+        *((line.account, line.ends_in, line.description) if of_key else ()),
         line.requests,
         line.prompt_tokens,
         line.completion_tokens,

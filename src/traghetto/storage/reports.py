@@ -119,6 +119,10 @@ class Reports(Protocol):
         """What the keys of an account spent per day, from the day window `first_day` on."""
         ...
 
+    async def account_entries(self, account_id: str, *, rows_max: int) -> list[Entry]:
+        """The last entries of an account, whatever moved its money; oldest first."""
+        ...
+
     async def request_entries(self, request_id: str) -> list[Entry]:
         """The charges and refunds of one request."""
         ...
@@ -162,6 +166,11 @@ class SqliteReports:
         return await self._read(
             lambda books: _all(books, "key_spends_of_account", KeySpendRow, parameters)
         )
+
+    async def account_entries(self, account_id: str, *, rows_max: int) -> list[Entry]:
+        parameters = (account_id, rows_max)
+        latest = await self._read(lambda books: _all(books, "account_entries", Entry, parameters))
+        return latest[::-1]
 
     async def request_entries(self, request_id: str) -> list[Entry]:
         if len(request_id) > REQUEST_ID_CHARACTERS_MAX:

@@ -45,3 +45,9 @@ WHERE api_key.account_id = ?1 AND key_spend.window >= ?2;
 SELECT request_id, kind, line, account_id, debit, credit, currency, window, amount, units, key_id,
        key_window, price_version, created_ns, reason
 FROM entry WHERE request_id = ?1 AND kind IN ('charge', 'refund') ORDER BY seq;
+
+-- name: account_entries
+-- The last ?2 entries of the account ?1, newest first.
+SELECT request_id, kind, line, account_id, debit, credit, currency, window, amount, units, key_id,
+       key_window, price_version, created_ns, reason
+FROM entry WHERE account_id = ?1 ORDER BY seq DESC LIMIT ?2;
