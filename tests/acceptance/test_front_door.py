@@ -150,6 +150,8 @@ PROBES = {
     "folded header": b"GET /v1/hello HTTP/1.1\r\nHost: a\r\nX: 1\r\n  2\r\n\r\n",
     "no host": b"GET /v1/hello HTTP/1.1\r\n\r\n",
     "two hosts": b"GET /v1/hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "two credentials": b"GET /v1/hello HTTP/1.1\r\nHost: a\r\n"
+    b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
     "host with a path": b"GET /v1/hello HTTP/1.1\r\nHost: a/b\r\n\r\n",
     "200 KB header": b"GET /v1/hello HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
     "200 KB header without end": b"GET /v1/hello HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 200_000,

@@ -11,7 +11,14 @@ from typing import Final, NamedTuple
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._:\[\]%~-]*")
 _READ: Final = frozenset(
-    {b"host", b"transfer-encoding", b"content-length", b"expect", b"x-forwarded-for"}
+    {
+        b"authorization",
+        b"host",
+        b"transfer-encoding",
+        b"content-length",
+        b"expect",
+        b"x-forwarded-for",
+    }
 )
 _UPGRADE_HEADERS: Final = frozenset({b"upgrade", b"http2-settings"})
 
@@ -36,7 +43,7 @@ def read_framing(headers: list[tuple[bytes, bytes]], version: str) -> Framing:
     Raises Malformed unless there is exactly one plausible Host (1.0: at most one), and for any
     transfer coding but one `chunked` of HTTP/1.1.
     """
-    hosts = 0
+    hosts = credentials = 0
     declared_bytes: int | None = 0
     expects_continue = False
     forwarded_for: list[bytes] = []
@@ -53,12 +60,16 @@ def read_framing(headers: list[tuple[bytes, bytes]], version: str) -> Framing:
             if declared_bytes is None or version == "1.0" or value.lower() != b"chunked":
                 raise Malformed("transfer_encoding")
             declared_bytes = None
+        elif name == b"authorization":
+            credentials += 1
         elif name == b"expect":
             expects_continue = value.lower() == b"100-continue" and version == "1.1"
         else:
             forwarded_for.append(value)
     if hosts != 1 and not (hosts == 0 and version == "1.0"):
         raise Malformed("host")
+    if credentials > 1:  # whose request it is may not depend on who reads it
+        raise Malformed("authorization")
     return Framing(declared_bytes, expects_continue, forwarded_for)
 
 
