@@ -15,7 +15,7 @@ from traghetto.clock import ManualClock
 from traghetto.ledger.verify import verify
 from traghetto.money import Currency, LimitPeriod, SpendLimits
 from traghetto.storage.connector import StoreBroken
-from traghetto.storage.facts import REVENUE, Entry, EntryKind
+from traghetto.storage.facts import REVENUE, Entry, EntryKind, Fact
 from traghetto.storage.memory import MemoryDisk, MemoryStore
 
 BUNDLED = Currency.BUNDLED_CREDITS
@@ -233,6 +233,44 @@ def test_a_refund_ends_a_debt(place: Place) -> None:
         await books.book.refund(charges_of(place, "r"), reason="test")
         assert books.book.balances("a") == {Currency.USD: 20 * CENT}
         await books.store.aclose()
+        assert place.differences() == []
+
+    asyncio.run(run())
+
+
+def test_a_refund_under_way_is_not_begun_again(place: Place) -> None:
+    """Two operators at once: until the first refund is on disk, the second is refused."""
+
+    async def run() -> None:
+        books = open_books(place.open(), usd=USD)
+        await spend(books, "r", 10 * CENT)
+        charges = charges_of(place, "r")
+        first = books.book.refund(charges, reason="one")
+        with pytest.raises(ValueError, match="being refunded"):
+            books.book.refund(charges, reason="another")
+        await first
+        await books.store.aclose()
+        assert place.differences() == []
+
+    asyncio.run(run())
+
+
+def test_nothing_is_charged_without_what_belongs_to_it(place: Place) -> None:
+    """If what is to be kept beside a charge cannot be made, the hold ends without a charge."""
+
+    def cannot(_: int) -> list[Fact]:
+        raise MemoryError
+
+    async def run() -> None:
+        books = open_books(place.open(), usd=USD)
+        hold = books.reserve("r", 10 * CENT)
+        await hold.durable()
+        with pytest.raises(MemoryError):
+            hold.settle(charge("r", 10 * CENT), cannot)
+        assert books.book.open_holds == 0
+        assert books.book.balances("a")[Currency.USD] == USD
+        await books.store.aclose()
+        assert list(place.snapshot().holds()) == charges_of(place, "r") == []
         assert place.differences() == []
 
     asyncio.run(run())

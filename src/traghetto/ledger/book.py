@@ -114,6 +114,8 @@ class Book:
         self._may_overdraw = overdraft == "last"
         self._hold_seconds = hold_seconds
         self._open: OrderedDict[str, Hold] = OrderedDict()
+        self._refunding: set[str] = set()
+        """Requests whose refund is decided and not on disk yet: nobody can read there of it."""
 
     # What may be spent
 
@@ -275,13 +277,19 @@ class Book:
             if charge.currency is Currency.DIEM and charge.window != day:
                 raise ValueError("it was paid with the DIEM of a day that is over: they lapsed")
             _check_range(self._paid_from(charge, day).balance + sum(row.amount for row in charges))
+        requests = {charge.request_id for charge in charges}
+        if requests & self._refunding:
+            raise ValueError("it is being refunded")
         now = self._calendar.now_ns()
         for charge in charges:
             self._paid_from(charge, day).balance += charge.amount
             if charge.key_id is not None:
                 tallies = self._holdings.of_key(charge.key_id, charge.currency, day)
                 tallies.give_back(charge.key_window, charge.amount)
-        return self._store.submit([refund_entry(charge, now, reason) for charge in charges])
+        durable = self._store.submit([refund_entry(charge, now, reason) for charge in charges])
+        self._refunding |= requests
+        durable.add_done_callback(lambda _: self._refunding.difference_update(requests))
+        return durable
 
     def check_allocation(self, nano_usd_per_day: int) -> None:
         """Raise ValueError unless it is 0, which ends an allocation, or at least 0.1 DIEM."""
@@ -346,6 +354,12 @@ class Book:
         charged = min(priced, hold.amount_nano_usd)
         if priced > charged:
             charged += self._excess(hold, priced - charged)
+        try:
+            kept = list(beside(charged))
+        except BaseException:  # nothing is charged that what belongs to it cannot be written with
+            if hold.written is not None:
+                self._store.submit((HoldClosed(hold.request_id),))
+            raise
         hold.fund.balance -= charged
         for tally in hold.tallies:
             tally.spent += charged
@@ -357,11 +371,7 @@ class Book:
         facts.append(usage_row(charge.usage, hold.fund.currency, priced, charged))
         if hold.written is not None:
             facts.append(HoldClosed(hold.request_id))
-        try:
-            facts += beside(charged)
-        finally:  # the hold has ended: its charge is written whatever becomes of the rest
-            durable = self._store.submit(facts)
-        return Receipt(charged, durable)
+        return Receipt(charged, self._store.submit([*facts, *kept]))
 
     def void_hold(self, hold: Hold) -> Durability | None:
         """Release the hold without a charge."""
