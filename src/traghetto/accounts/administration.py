@@ -48,6 +48,7 @@ from traghetto.money import (
     parse_usd,
 )
 from traghetto.storage.facts import Entry, EntryKind
+from traghetto.storage.reports import ReportTimeout
 
 FIRST_ACCOUNT: Final = "default"
 COMPLETION_PREFIX: Final = "chatcmpl-"
@@ -108,6 +109,8 @@ class Administration:
             raise OperationRefused(_in_words(str(refusal))) from refusal
         try:
             return await entry.run(self, typed)
+        except ReportTimeout as timeout:
+            raise OperationRefused("the books are busy with reports: try again") from timeout
         except ValueError as refusal:  # includes msgspec.ValidationError and DirectoryRefusal
             raise OperationRefused(str(refusal)) from refusal
 

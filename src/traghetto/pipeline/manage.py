@@ -14,6 +14,7 @@ from traghetto.pipeline.exchange import JSON_CONTENT, Exchange, Header
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller, authenticate
 from traghetto.pipeline.stages.receive import Share, read_body
+from traghetto.storage.reports import ReportTimeout
 from traghetto.wire.json import decode_object
 
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -56,7 +57,8 @@ class Operation:
 
 
 async def run_operation(services: Services, exchange: Exchange, operation: Operation) -> None:
-    """Answer one request; raises ApiError, and ClientGone."""
+    """Answer one request; raises ApiError (ANALYTICS_TIMEOUT for a report that takes too long),
+    and ClientGone."""
     received = _NOTHING
     if operation.body == "required" or (operation.body == "optional" and _has_body(exchange)):
         received = await _receive(services, exchange)  # 2-4
@@ -80,7 +82,11 @@ async def _carry_out(
         raise ApiError(Adjunct.ADMIN_KEY_REQUIRED)
     if operation.calls_per_minute_max is not None:  # 10
         services.calls.admit(caller.account.id, exchange.endpoint, operation.calls_per_minute_max)
-    return await operation.answer(exchange, caller, received)  # 14 and on
+    try:
+        with exchange.watch_disconnect():
+            return await operation.answer(exchange, caller, received)  # 14 and on
+    except ReportTimeout as timeout:
+        raise ApiError(Adjunct.ANALYTICS_TIMEOUT) from timeout
 
 
 def _has_body(exchange: Exchange) -> bool:

@@ -7,10 +7,11 @@ neither waits for the writer nor keeps requests waiting. A report that takes too
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import apsw
 import msgspec
@@ -22,7 +23,7 @@ from traghetto.storage.sqlite import open_read_only, read_rows
 
 REPORTS_AT_ONCE_MAX: Final = 2
 STEPS_BETWEEN_LOOKS: Final = 20_000
-"""Steps of the database's machine between two looks at the clock; a few milliseconds."""
+"""Steps of the database's machine between two looks at whether to go on; a few milliseconds."""
 SUMS_MAX: Final = 200_000
 """Rows of one report of sums; more are as good as a report that takes too long."""
 REQUEST_ID_CHARACTERS_MAX: Final = 128
@@ -135,6 +136,8 @@ class SqliteReports:
         self._data_dir = data_dir
         self._seconds_max = seconds_max
         self._free = asyncio.Semaphore(REPORTS_AT_ONCE_MAX)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One report of an account at a time, so that nobody's many keep out everybody else's."""
 
     async def usage_entries(
         self,
@@ -146,11 +149,15 @@ class SqliteReports:
         rows_max: int,
     ) -> list[UsageEntry]:
         parameters = (account_id, *after, end_ns, currency, rows_max)
-        return await self._read(lambda books: _all(books, "usage_entries", UsageEntry, parameters))
+        return await self._read(
+            account_id, lambda books: _all(books, "usage_entries", UsageEntry, parameters)
+        )
 
     async def usage_sums(self, account_id: str, *, start_ns: int, end_ns: int) -> list[UsageSum]:
         parameters = (account_id, start_ns, end_ns, SUMS_MAX + 1)
-        sums = await self._read(lambda books: _all(books, "usage_sums", UsageSum, parameters))
+        sums = await self._read(
+            account_id, lambda books: _all(books, "usage_sums", UsageSum, parameters)
+        )
         if len(sums) > SUMS_MAX:
             raise ReportTimeout
         return sums
@@ -159,37 +166,59 @@ class SqliteReports:
         self, account_id: str | None, *, start_ns: int, end_ns: int
     ) -> list[UsageTotal]:
         parameters = (account_id, start_ns, end_ns)
-        return await self._read(lambda books: _all(books, "usage_totals", UsageTotal, parameters))
+        return await self._read(
+            "", lambda books: _all(books, "usage_totals", UsageTotal, parameters)
+        )
 
     async def key_spends(self, account_id: str, *, first_day: str) -> list[KeySpendRow]:
         parameters = (account_id, first_day)
         return await self._read(
-            lambda books: _all(books, "key_spends_of_account", KeySpendRow, parameters)
+            account_id, lambda books: _all(books, "key_spends_of_account", KeySpendRow, parameters)
         )
 
     async def account_entries(self, account_id: str, *, rows_max: int) -> list[Entry]:
         parameters = (account_id, rows_max)
-        latest = await self._read(lambda books: _all(books, "account_entries", Entry, parameters))
+        latest = await self._read(
+            account_id, lambda books: _all(books, "account_entries", Entry, parameters)
+        )
         return latest[::-1]
 
     async def request_entries(self, request_id: str) -> list[Entry]:
         if len(request_id) > REQUEST_ID_CHARACTERS_MAX:
             return []
-        return await self._read(lambda books: _all(books, "request_entries", Entry, (request_id,)))
+        return await self._read(
+            "", lambda books: _all(books, "request_entries", Entry, (request_id,))
+        )
 
-    async def _read(self, report: Callable[[apsw.Connection], _ResultT]) -> _ResultT:
-        async with self._free:
-            return await asyncio.to_thread(self._read_within, report)
+    async def _read(
+        self, account_id: str, report: Callable[[apsw.Connection], _ResultT]
+    ) -> _ResultT:
+        """A report for an account (empty: for operators), its waiting for a turn included.
 
-    def _read_within(self, report: Callable[[apsw.Connection], _ResultT]) -> _ResultT:
-        ends_at = time.monotonic() + self._seconds_max
+        The turn lasts until the database has stopped, also if nobody waits for the report any more.
+        """
+        turn = self._turns.setdefault(account_id, asyncio.Lock())
+        given_up = threading.Event()
+        try:
+            async with asyncio.timeout(self._seconds_max), turn, self._free:
+                reading = asyncio.ensure_future(asyncio.to_thread(self._run, report, given_up))
+                try:
+                    return await asyncio.shield(reading)
+                except asyncio.CancelledError:
+                    given_up.set()
+                    await asyncio.wait((reading,))
+                    reading.exception()
+                    raise
+        except TimeoutError:
+            raise ReportTimeout from None
+
+    def _run(
+        self, report: Callable[[apsw.Connection], _ResultT], given_up: threading.Event
+    ) -> _ResultT:
         with open_read_only(self._data_dir) as snapshot:
             books = snapshot.connection
-            books.set_progress_handler(lambda: time.monotonic() > ends_at, STEPS_BETWEEN_LOOKS)
-            try:
-                return report(books)
-            except apsw.InterruptError:
-                raise ReportTimeout from None
+            books.set_progress_handler(given_up.is_set, STEPS_BETWEEN_LOOKS)
+            return report(books)
 
 
 _RowT = TypeVar("_RowT", bound=msgspec.Struct)

@@ -107,7 +107,10 @@ def _open_cursor(cursor: str, sign: Sign) -> Page:
     payload, signature = signed[:-_SIGNATURE_BYTES], signed[-_SIGNATURE_BYTES:]
     if not hmac.compare_digest(sign(payload)[:_SIGNATURE_BYTES], signature):
         raise ApiError(Adjunct.INVALID_CURSOR)
-    return _decode_page(payload)
+    try:
+        return _decode_page(payload)
+    except msgspec.DecodeError:  # it is ours, of another version
+        raise ApiError(Adjunct.INVALID_CURSOR) from None
 
 
 def _within_the_books(moment_ns: int) -> int:
