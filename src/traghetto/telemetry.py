@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -218,6 +219,10 @@ class Metrics:
         self._in_flight = 0
         self.requests_in_flight.set_function(lambda: self._in_flight)
         self._finished: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
+
+    def watch(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """One more gauge, read when metrics are asked for."""
+        Gauge(name, description, registry=self.registry).set_function(read)
 
     def request_started(self) -> None:
         """A request is being answered."""

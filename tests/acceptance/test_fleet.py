@@ -141,8 +141,8 @@ def test_looking_for_a_silent_upstream_asks_that_one_alone(
         with running_gateway(tmp_path, launch=plan) as gateway:
             for _ in range(3):
                 reload(gateway)
-            # The sweep of holds, and one that looks.
-            wait_until(lambda: len(gateway.gateway._tasks) == 2)
+            # The sweep of holds, that of expired answers, and one that looks.
+            wait_until(lambda: len(gateway.gateway._tasks) == 3)
             asked = len(upstream.other_requests)
             (tmp_path / "traghetto.toml").write_text(priced.replace('"1"', '"9"'))
             silent.models_act = listing("late")

@@ -115,7 +115,7 @@ def test_an_answer_is_kept_for_a_day(gateway: RunningGateway, clock: ManualClock
     gateway.call(gateway.gateway.services.answers.forget_expired)
     assert gateway.differences() == []  # everything is on disk
     assert kept_rows(gateway.data_dir) == []
-    assert gateway.gateway.services.answers._bytes == 0
+    assert gateway.gateway.services.answers.kept_bytes == 0
 
 
 @pytest.mark.parametrize("model", ["broken", "nobody"])
@@ -173,6 +173,28 @@ def test_duplicates_in_flight_wait_for_the_first(gateway: RunningGateway, stream
     assert len({answer.body for answer in received}) == 1
     replayed = [answer.headers.get("idempotent-replayed") for answer in received]
     assert replayed.count(None) == 1
+    assert charges(gateway) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_only_so_many_duplicates_wait(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """One more is told to come back, which costs nothing, and is given the answer then."""
+    monkeypatch.setattr(answers, "DUPLICATES_WAITING_MAX", 2)
+    key = gateway.new_key()
+    sent = {"model": "slow", "stream": stream, "max_tokens": 32}
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(send, gateway, key, **sent)
+        wait_until(lambda: gateway.gateway.book.open_holds == 1)
+        (claim,) = gateway.gateway.services.answers._claims.values()
+        waiting = [pool.submit(send, gateway, key, **sent) for _ in range(2)]
+        wait_until(lambda: claim.waiting == 2)
+        refused = send(gateway, key, **sent)
+        assert refused.headers["x-error-code"] == "RATE_LIMIT_EXCEEDED"
+        assert refused.headers["retry-after"] == "1"
+        bodies = {future.result().body for future in (first, *waiting)}
+    assert bodies == {send(gateway, key, **sent).body}
     assert charges(gateway) == 1
 
 
@@ -254,13 +276,68 @@ def test_streams_that_are_recorded_share_a_bound(
     gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What does not fit into memory is not kept; what a stream took is given back at its end."""
-    monkeypatch.setattr(answers, "RECORDING_BYTES_MAX", 3000)
+    monkeypatch.setattr(answers, "RECORDING_BYTES_MAX", 3000 * answers.ACCOUNT_SHARE)
     key, kept = gateway.new_key(), gateway.gateway.services.answers
     assert send(gateway, key, "k-1", stream=True, max_tokens=4).status == 200
     assert send(gateway, key, "k-1", stream=True, max_tokens=4).status == 200
     assert send(gateway, key, "k-2", stream=True, max_tokens=64).status == 200
     assert send(gateway, key, "k-2", stream=True, max_tokens=64).status == 400
     assert kept._recorded_bytes == 0
+
+
+def test_no_account_uses_up_the_room_of_all(tmp_path: Path) -> None:
+    """Of the room for kept answers, on disk and in memory, one account has a quarter."""
+    with running_gateway(tmp_path, MODELS, kept_answers_bytes_max=16_000) as gateway:
+        greedy, other = gateway.new_key(), gateway.new_key()
+        kept = gateway.gateway.services.answers
+        for number in range(20):
+            assert send(gateway, greedy, f"k-{number}", max_tokens=64).status == 200
+        assert send(gateway, greedy, "k-19", max_tokens=64).status == 400
+        assert kept.kept_bytes > 4000
+        assert send(gateway, other).status == 200
+        assert send(gateway, other).headers["idempotent-replayed"] == "true"
+
+
+def test_answers_of_hours_that_are_over_leave_a_few_at_once(
+    gateway: RunningGateway, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No charge waits behind the removal of very many: each commit removes a bounded number."""
+    monkeypatch.setattr(answers, "FORGOTTEN_AT_ONCE_MAX", 2)
+    key, kept = gateway.new_key(), gateway.gateway.services.answers
+    for number in range(5):
+        send(gateway, key, f"k-{number}")
+    gateway.call(clock.advance, DAY_SECONDS + 3600)
+    left = []
+    for _ in range(4):
+        gateway.call(kept.forget_expired)
+        assert gateway.differences() == []  # everything is on disk
+        left.append(len(kept_rows(gateway.data_dir)))
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 0
+    assert kept.kept_bytes == 0
+
+
+def test_credentials_that_are_repeated_are_nobodys(gateway: RunningGateway) -> None:
+    """Which of two keys counts never depends on who reads them: a 400, and no kept answer."""
+    alice, mallory = gateway.new_key(), gateway.new_key()
+    assert send(gateway, alice).status == 200
+    for keys in ((alice, mallory), (mallory, alice), (alice, alice)):
+        connection = http.client.HTTPConnection(*gateway.address, timeout=10)
+        body = json.dumps(chat_body()).encode()
+        connection.putrequest("POST", CHAT)
+        for name, value in (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Idempotency-Key", "k-1"),
+            *(("Authorization", f"Bearer {key}") for key in keys),
+        ):
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        refused = connection.getresponse()
+        assert refused.status == 400
+        assert refused.getheader("Idempotent-Replayed") is None
+        connection.close()
+    assert charges(gateway) == 1
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "a" * 256, "a/b", "a.b", "a\tb"])

@@ -331,7 +331,7 @@ class GatewayRun:
         """Kept answers are counted, and have room."""
         on_disk = sum(len(answer.sealed or b"") for answer in self._disk._answers.values())
         counted, bound = self._services.answers._bytes, self._history.scenario.kept_bytes_max
-        if not on_disk <= counted <= bound:
+        if not on_disk <= min(counted, bound):
             self._history.trouble(f"{on_disk} bytes are kept, {counted} counted, of {bound}")
 
     def _build_fleet(self, clock: SimulatedClock) -> Fleet:

@@ -259,8 +259,8 @@ def claim_for_ever_what_failed() -> AbstractContextManager[Any]:
 def wake_nobody() -> AbstractContextManager[Any]:
     """A claim ends without a word to those who wait for it."""
 
-    def end(answers: Answers, claim: Claim) -> None:
-        del answers._claims[claim.handle]
+    def end(answers: Answers, claim: Claim, outcome: Any = None) -> None:
+        answers._claims.pop(claim.handle, None)
 
     return mock.patch.object(Answers, "end", end)
 
@@ -270,11 +270,11 @@ def claim_without_a_look_at_others() -> AbstractContextManager[Any]:
     good = Answers.claim
 
     async def claim(
-        answers: Answers, seal: Seal, request: bytes, key_id: str, wait_seconds_max: float
+        answers: Answers, seal: Seal, request: bytes, *others_given: Any
     ) -> Claim | KeptAnswer:
         others, answers._claims = answers._claims, {}
         try:
-            return await good(answers, seal, request, key_id, wait_seconds_max)
+            return await good(answers, seal, request, *others_given)
         finally:
             answers._claims = others | answers._claims
 
@@ -319,7 +319,7 @@ def forget_answers_too_early() -> AbstractContextManager[Any]:
     good = Answers.forget_expired
 
     def forget_expired(answers: Answers) -> None:
-        answers._store.submit((AnswersExpired(answers._clock.utc_ns() + 86_400 * 10**9),))
+        answers._store.submit((AnswersExpired(answers._clock.utc_ns() + 86_400 * 10**9, 99),))
         good(answers)
 
     return mock.patch.object(Answers, "forget_expired", forget_expired)
@@ -416,11 +416,11 @@ def refund_before_the_disk_knows() -> AbstractContextManager[Any]:
 def _with_lenient_ends(bug: AbstractContextManager[Any]) -> Iterator[None]:
     """A bug that ends claims twice, which goes unnoticed."""
 
-    def end(answers: Answers, claim: Claim) -> None:
+    def end(answers: Answers, claim: Claim, outcome: Any = None) -> None:
         if answers._claims.get(claim.handle) is claim:
             del answers._claims[claim.handle]
         if not claim.ended.done():
-            claim.ended.set_result(None)
+            claim.ended.set_result(outcome)
 
     with mock.patch.object(Answers, "end", end), bug:
         yield

@@ -69,7 +69,7 @@ def test_durable_facts_survive_the_process(place: Place) -> None:
 
 
 def test_kept_answers_are_counted_by_the_hour(place: Place) -> None:
-    """All answers that expire in one hour are one row, of their sizes together."""
+    """An account's answers that expire in one hour are one row, of their sizes together."""
 
     async def run() -> None:
         store = place.open()
@@ -88,7 +88,10 @@ def test_kept_answers_are_counted_by_the_hour(place: Place) -> None:
         )
         await store.aclose()
         store = place.open()
-        assert set(store.load(DAY).kept_bytes) == {KeptBytes(0, 5), KeptBytes(1, 1)}
+        assert set(store.load(DAY).kept_bytes) == {
+            KeptBytes(0, "a", 5, 3),
+            KeptBytes(1, "a", 1, 1),
+        }
         await store.aclose()
 
     asyncio.run(run())

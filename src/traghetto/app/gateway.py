@@ -46,6 +46,7 @@ from traghetto.telemetry import Metrics, configure_logging, log_event
 from traghetto.wire.schema import validator_for
 
 SWEEP_SECONDS: Final = 5.0
+FORGET_SECONDS: Final = 1.0
 UPSTREAM_RETRY_SECONDS: Final = 5.0
 _RELOADED_SETTINGS: Final = frozenset(
     {"upstreams", "first_event_seconds", "between_events_seconds", "total_seconds"}
@@ -97,7 +98,9 @@ class Gateway:
             hold_seconds=settings.hold_seconds_max,
         )
         reports = SqliteReports(settings.data_dir, seconds_max=settings.report_seconds_max)
-        self.administration = Administration(self.directory, self.book, reports)
+        # Operators have a place of their own: they do not wait behind the accounts.
+        journal = SqliteReports(settings.data_dir, seconds_max=settings.report_seconds_max)
+        self.administration = Administration(self.directory, self.book, journal)
         self._builder = FleetBuilder(launch, clock, self.metrics, self.directory.account_count)
         self.services = Services(
             settings=settings,
@@ -121,6 +124,14 @@ class Gateway:
             reports=reports,
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
             fleet=EMPTY_FLEET,
+        )
+        self.metrics.watch(
+            "traghetto_open_holds", "Requests that hold funds now.", lambda: self.book.open_holds
+        )
+        self.metrics.watch(
+            "traghetto_kept_answers_bytes",
+            "Answers kept for idempotency keys, of `kept_answers_bytes_max`.",
+            lambda: self.services.answers.kept_bytes,
         )
         self.dispatch = Dispatch(
             [self._noted(endpoint) for endpoint in endpoint_table(self.services)],
@@ -152,6 +163,7 @@ class Gateway:
         self._seek(silent)
         suggestions = await self._builder.suggestions(configuration)
         self._spawn(self._sweep())
+        self._spawn(self._forget_answers())
         warnings = [f"{upstream.url} does not answer yet; its models follow" for upstream in silent]
         if settings.durability == "normal":
             warnings.append(
@@ -236,12 +248,17 @@ class Gateway:
         return replace(endpoint, handle=noted)
 
     async def _sweep(self) -> None:
-        """End what has outlived its time: holds, and answers kept for idempotency keys."""
+        """End holds that have outlived their time."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            self.services.answers.forget_expired()
             if swept := self.book.sweep():
                 log_event("error", "holds_expired", count=swept)
+
+    async def _forget_answers(self) -> None:
+        """Remove answers that were kept for their time, a few at once."""
+        while True:
+            await asyncio.sleep(FORGET_SECONDS)
+            self.services.answers.forget_expired()
 
     async def _await_upstreams(self, silent: Sequence[Upstream]) -> None:
         """Ask `silent` upstreams again until all have answered; serve what they list.

@@ -38,6 +38,8 @@ from traghetto.wire.zod import require_valid
 
 CREATIONS_PER_MINUTE_MAX: Final = 20
 ACTIVE_KEYS_MAX: Final = 500
+KEYS_MAX: Final = 2_000
+"""Of one account, expired ones included, which an operator can still list and revoke."""
 TRAILING_DAYS: Final = 7
 
 ANYBODY: Final = Authentication.NONE
@@ -120,7 +122,11 @@ class _Keys:
         """
         now = self._services.clock.utc_ns()
         kind, wanted = parse_new_key(received.body, received.raw, now)
-        if len(self._directory.active_keys(caller.account.id)) >= ACTIVE_KEYS_MAX:
+        account_id = caller.account.id
+        if (
+            len(self._directory.active_keys(account_id)) >= ACTIVE_KEYS_MAX
+            or len(self._directory.keys(account_id)) >= KEYS_MAX
+        ):
             raise ApiError(Adjunct.TOO_MANY_API_KEYS)
         created = self._directory.create_key(
             caller.account.id,

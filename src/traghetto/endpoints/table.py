@@ -1,6 +1,7 @@
 """THE ENDPOINT TABLE: every operation that the gateway serves.
 
-An endpoint asks for a key unless it says otherwise, and those that do say so here.
+An endpoint asks for a key unless it says otherwise. Those that do are listed, and called as every
+kind of caller, in `tests/acceptance/test_edge_authentication.py`.
 """
 
 from __future__ import annotations

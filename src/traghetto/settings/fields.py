@@ -238,7 +238,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             description="Answers kept for `Idempotency-Key`, together and encrypted, in bytes; "
-            "above it a repeated request is refused instead of answered again.",
+            "above it a repeated request is refused instead of answered again. "
+            "One account has at most a quarter.",
         ),
     ] = 1_073_741_824
 

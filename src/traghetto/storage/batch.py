@@ -95,9 +95,10 @@ class Batch:
             if values:
                 yield name, (_ENCODER.encode(values).decode(),)
         for expired in self._answers_expired:
-            yield "forget_answers", (expired.now_ns,)
+            yield "forget_answers", (expired.now_ns, expired.rows_max)
         for answer in self._answers:
-            yield "keep_answer", msgspec.structs.astuple(answer)
+            size = len(answer.sealed or b"")
+            yield "keep_answer", (*msgspec.structs.astuple(answer), size)
 
     def _take_account(self, account: AccountSaved) -> None:
         self._accounts[account.id] = account

@@ -195,9 +195,10 @@ class AnswerKept(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AnswersExpired(msgspec.Struct, frozen=True, array_like=True):
-    """Kept answers that expire at `now_ns` or before are forgotten."""
+    """Of the kept answers that expire at `now_ns` or before, `rows_max` are forgotten."""
 
     now_ns: int
+    rows_max: int
 
 
 class PepperProved(msgspec.Struct, frozen=True, array_like=True):
@@ -252,10 +253,12 @@ class KeySpendRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class KeptBytes(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The size of all kept answers that expire within one hour (since 1970, UTC)."""
+    """The kept answers of an account that expire within one hour (since 1970, UTC)."""
 
     hour: int
+    account_id: str
     bytes: int
+    rows: int
 
 
 class StoredState(msgspec.Struct, frozen=True):

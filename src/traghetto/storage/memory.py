@@ -99,13 +99,14 @@ class MemoryDisk:
                     self._require(fact.key_id in self._keys, "a key that does not exist")
                     self._answers[fact.handle] = fact
                 case AnswersExpired():
-                    self._answers = {
-                        handle: answer
-                        for handle, answer in self._answers.items()
-                        if answer.expires_ns > fact.now_ns
-                    }
+                    self._forget_answers(fact)
                 case PepperProved():
                     self._pepper_proof = fact.proof
+
+    def _forget_answers(self, fact: AnswersExpired) -> None:
+        expired = [a for a in self._answers.values() if a.expires_ns <= fact.now_ns]
+        for answer in sorted(expired, key=lambda a: a.expires_ns)[: fact.rows_max]:
+            del self._answers[answer.handle]
 
     def load(self, day: str) -> StoredState:
         first_of_month = day[:-2] + "01"
@@ -169,10 +170,12 @@ class MemoryDisk:
         return [GrantedRow(*window, amount) for window, amount in granted.items()]
 
     def _kept_bytes(self) -> list[KeptBytes]:
-        sums: defaultdict[int, int] = defaultdict(int)
+        sizes: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
         for answer in self._answers.values():
-            sums[answer.expires_ns // _NS_PER_HOUR] += len(answer.sealed or b"")
-        return [KeptBytes(hour, size) for hour, size in sums.items()]
+            account_id = self._keys[answer.key_id].account_id
+            hour = answer.expires_ns // _NS_PER_HOUR
+            sizes[hour, account_id].append(len(answer.sealed or b""))
+        return [KeptBytes(*name, sum(found), len(found)) for name, found in sizes.items()]
 
     def _write_entry(self, entry: Entry) -> None:
         identity = (entry.request_id, entry.kind, entry.line)

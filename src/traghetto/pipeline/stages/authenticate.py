@@ -18,6 +18,8 @@ from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.services import Services
 
 PAYMENT_HEADERS: Final = frozenset({b"payment-signature", b"x-402-payment", b"x-payment"})
+NO_KEY: Final = ""
+"""What is not well formed as a key, so that nobody has it."""
 _BUCKET_PART_CHARACTERS_MAX: Final = 64
 
 
@@ -28,6 +30,12 @@ class Caller(msgspec.Struct, frozen=True):
     account: Account
     bucket: str
     """The failed-request budget this request counts in."""
+    secret: str
+    """The API key itself, which was checked; never to be logged or kept."""
+
+    def __repr__(self) -> str:
+        """Without the secret."""
+        return f"Caller({self.key.id})"
 
 
 def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -> Caller:
@@ -36,15 +44,13 @@ def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -
     Raises ApiError: PAYMENT_HEADER_NOT_ACCEPTED, AUTHENTICATION_FAILED, FAILED_REQUEST_BUDGET,
     API_ACCESS_DISABLED, AUTHENTICATION_FAILED_INACTIVE_KEY.
     """
-    authorization = None
-    for name, value in exchange.headers:
+    for name, _ in exchange.headers:
         if name in PAYMENT_HEADERS:
             raise _counted(services, _anonymous(exchange), Adjunct.PAYMENT_HEADER_NOT_ACCEPTED)
-        if name == b"authorization":
-            authorization = value
-    if authorization is None:
+    secret = _presented_key(exchange)
+    if secret is None:
         raise ApiError(Adjunct.NO_CREDENTIALS)
-    found = _holder(services, authorization)
+    found = services.directory.authenticate(secret)
     if found is None:
         raise _counted(services, _anonymous(exchange), ErrorCode.AUTHENTICATION_FAILED)
     key, account = found
@@ -61,7 +67,7 @@ def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -
         raise _counted(services, bucket, ErrorCode.API_ACCESS_DISABLED)
     if account.subscription_required and not account.subscription_active:
         raise _counted(services, bucket, ErrorCode.AUTHENTICATION_FAILED_INACTIVE_KEY)
-    return Caller(key, account, bucket)
+    return Caller(key, account, bucket, secret)
 
 
 def note_refusal(
@@ -76,10 +82,10 @@ def note_refusal(
 
 def require_admin(services: Services, exchange: Exchange) -> None:
     """Raises ApiError unless the exchange carries a valid admin key."""
-    authorization = exchange.header(b"authorization")
-    if authorization is None:
+    secret = _presented_key(exchange)
+    if secret is None:
         raise ApiError(Adjunct.NO_CREDENTIALS)
-    found = _holder(services, authorization)
+    found = services.directory.authenticate(secret)
     if found is None:
         raise _counted(services, _anonymous(exchange), ErrorCode.AUTHENTICATION_FAILED)
     if found[0].kind is not KeyKind.ADMIN:
@@ -91,8 +97,8 @@ def visible_privacy(services: Services, exchange: Exchange) -> str:
 
     An answer to a good key names its balances, as every authenticated answer does.
     """
-    authorization = exchange.header(b"authorization")
-    found = None if authorization is None else _holder(services, authorization)
+    secret = _presented_key(exchange)
+    found = None if secret is None else services.directory.authenticate(secret)
     if found is None:
         return ModelPrivacy.ALL.value
     key, account = found
@@ -100,19 +106,19 @@ def visible_privacy(services: Services, exchange: Exchange) -> str:
     return key.model_privacy.value
 
 
-def presented_key(exchange: Exchange) -> str:
-    """The API key that an authenticated exchange carries; never to be logged or kept."""
-    authorization = exchange.header(b"authorization")
-    assert authorization is not None, "the caller is authenticated"
-    return authorization.decode("latin-1").partition(" ")[2].strip()
+def _presented_key(exchange: Exchange) -> str | None:
+    """The API key that a request carries, unchecked; None without credentials.
 
-
-def _holder(services: Services, authorization: bytes) -> tuple[ApiKey, Account] | None:
-    """Whose key an `Authorization` header carries; None for another scheme or a bad key."""
-    scheme, _, secret = authorization.decode("latin-1").partition(" ")
-    if scheme.lower() != "bearer":
+    The only reader of the header. Another scheme, and credentials that are repeated, are no key of
+    anybody: which of two would count must not depend on who reads them.
+    """
+    values = [value for name, value in exchange.headers if name == b"authorization"]
+    if not values:
         return None
-    return services.directory.authenticate(secret.strip())
+    scheme, _, secret = values[0].decode("latin-1").partition(" ")
+    if len(values) > 1 or scheme.lower() != "bearer":
+        return NO_KEY
+    return secret.strip()
 
 
 def balance_headers(services: Services, key: ApiKey, account: Account) -> list[tuple[bytes, bytes]]:

@@ -16,7 +16,7 @@ from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.idempotency.seal import seal_of
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.services import Services
-from traghetto.pipeline.stages.authenticate import Caller, presented_key
+from traghetto.pipeline.stages.authenticate import Caller
 from traghetto.wire.zod import refusal
 
 HEADER: Final = b"idempotency-key"
@@ -34,18 +34,19 @@ async def claim(
 
     Two bodies are the same if they are the same JSON value, and were sent to the same endpoint.
     A duplicate in flight is waited for. Raises ClientGone, and ApiError: INVALID_REQUEST for a
-    malformed key, IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_ANSWER_NOT_KEPT, REQUEST_TIMEOUT.
+    malformed key, IDEMPOTENCY_KEY_REUSED, IDEMPOTENT_ANSWER_NOT_KEPT, RATE_LIMIT_EXCEEDED if too
+    many wait already, REQUEST_TIMEOUT.
     """
     values = [value for name, value in exchange.headers if name == HEADER]
     if not values:
         return None
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
         raise refusal([_MALFORMED])
-    seal = seal_of(presented_key(exchange), values[0].decode())
+    seal = seal_of(caller.secret, values[0].decode())
     request = exchange.endpoint.encode() + b"\n" + _encode_sorted(body)
     with exchange.watch_disconnect():
         return await services.answers.claim(
-            seal, request, caller.key.id, services.settings.total_seconds
+            seal, request, caller.key.id, caller.account.id, services.settings.total_seconds
         )
 
 

@@ -111,6 +111,8 @@ CREATE TABLE kept_answer (
     key_id      TEXT NOT NULL REFERENCES api_key (id),
     fingerprint BLOB NOT NULL CHECK (length(fingerprint) = 32),
     sealed      BLOB,
-    expires_ns  INTEGER NOT NULL
+    expires_ns  INTEGER NOT NULL,
+    bytes       INTEGER NOT NULL CHECK (bytes = coalesce(length(sealed), 0))
 ) STRICT;
-CREATE INDEX kept_answer_by_expiry ON kept_answer (expires_ns);
+-- All that a start reads of them.
+CREATE INDEX kept_answer_by_expiry ON kept_answer (expires_ns, key_id, bytes);

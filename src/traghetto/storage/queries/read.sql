@@ -59,8 +59,11 @@ SELECT key_id, used_ns FROM key_use;
 SELECT handle, key_id, fingerprint, sealed, expires_ns FROM kept_answer WHERE handle = ?1;
 
 -- name: kept_bytes
--- The size of kept answers, by the hour in which they expire.
-SELECT expires_ns / 3600000000000, coalesce(sum(length(sealed)), 0) FROM kept_answer GROUP BY 1;
+-- Kept answers by the hour in which they expire and by account, from their index alone.
+SELECT kept.hour, api_key.account_id, sum(kept.bytes), sum(kept.rows)
+FROM (SELECT expires_ns / 3600000000000 AS hour, key_id, sum(bytes) AS bytes, count(*) AS rows
+      FROM kept_answer GROUP BY 1, 2) AS kept
+JOIN api_key ON api_key.id = kept.key_id GROUP BY 1, 2;
 
 -- name: entries
 -- The journal, in the order in which it was written.

@@ -97,14 +97,17 @@ FROM json_each(?1);
 
 -- name: keep_answer
 -- Keep an answer, in the place of an expired one under the same handle.
-INSERT INTO kept_answer (handle, key_id, fingerprint, sealed, expires_ns)
-VALUES (?1, ?2, ?3, ?4, ?5)
+INSERT INTO kept_answer (handle, key_id, fingerprint, sealed, expires_ns, bytes)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT (handle) DO UPDATE SET
-    fingerprint = excluded.fingerprint, sealed = excluded.sealed, expires_ns = excluded.expires_ns;
+    fingerprint = excluded.fingerprint, sealed = excluded.sealed, expires_ns = excluded.expires_ns,
+    bytes = excluded.bytes;
 
 -- name: forget_answers
--- Remove kept answers that expire at ?1 or before.
-DELETE FROM kept_answer WHERE expires_ns <= ?1;
+-- Remove kept answers that expire at ?1 or before, at most ?2.
+DELETE FROM kept_answer WHERE rowid IN (
+    SELECT rowid FROM kept_answer WHERE expires_ns <= ?1 ORDER BY expires_ns LIMIT ?2
+);
 
 -- name: open_holds
 -- Write holds; those that ended within the same batch are not among them.
