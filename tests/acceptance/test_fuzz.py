@@ -43,6 +43,7 @@ from traghetto.errors import Adjunct
 
 EXAMPLES = int(os.environ.get("TRAGHETTO_FUZZ_EXAMPLES", "120"))
 EXAMPLES_OF_MANAGEMENT = -(-EXAMPLES // 4)
+ROUNDS_MAX = 5
 VICTIMS = 120
 """Enough that not every key is deleted by the requests that delete keys."""
 BODY_BYTES_MAX = 65_536
@@ -224,7 +225,7 @@ def test_management_answers_as_published_or_refuses(
     @given(case=operation(method, path).as_strategy(generation_mode=mode), data=st.data())
     def check(case: Any, data: st.DataObject) -> None:
         if data.draw(st.booleans()):
-            _name_a_victim(case, data.draw(st.sampled_from(owner.victims)))
+            _name_a_victim(case, data, owner.victims)
         accept = data.draw(st.sampled_from(["*/*", "text/csv", "text/csv;q=0.1, */*"]))
         response = case.call(
             base_url=f"{gateway.url}/api/v1",
@@ -237,16 +238,24 @@ def test_management_answers_as_published_or_refuses(
         if reply.status == 200 and reply.headers["content-type"].startswith("application/json"):
             assert_answer_is_published(case.method, case.path, reply.json)
 
-    check()
+    good = 410 if path == "/billing/usage" else 200
+    rounds = ROUNDS_MAX if mode is GenerationMode.POSITIVE else 1
+    for _ in range(rounds):  # what is published is seldom all that is asked for, as a date to come
+        check()
+        if served[good]:
+            break
     if mode is GenerationMode.POSITIVE:
-        assert served[410 if path == "/billing/usage" else 200], served
+        assert served[good], served
     assert gateway.perform("accounts.show", account=owner.account) == before
     assert get(gateway, "/api/v1/billing/balance", owner.admin).status == 200
 
 
-def _name_a_victim(case: Any, key_id: str) -> None:
-    """Have a request that names a key name one that there is."""
+def _name_a_victim(case: Any, data: st.DataObject, victims: list[str]) -> None:
+    """Have a request that names a key name one that there is, and change little of it."""
+    key_id = data.draw(st.sampled_from(victims))
     if isinstance(case.body, dict) and "id" in case.body:
+        said = data.draw(st.sets(st.sampled_from(sorted(case.body))))
+        case.body = {name: value for name, value in case.body.items() if name in said}
         case.body["id"] = key_id
     for parameters in (case.path_parameters, case.query):
         if isinstance(parameters, dict) and "id" in parameters:
