@@ -317,6 +317,18 @@ def test_answers_of_hours_that_are_over_leave_a_few_at_once(
     assert kept.kept_bytes == 0
 
 
+def test_answers_leave_faster_than_they_can_come(
+    gateway: RunningGateway, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as some are left, the next few go after moments, not after another second."""
+    monkeypatch.setattr(answers, "FORGOTTEN_AT_ONCE_MAX", 1)
+    key = gateway.new_key()
+    for number in range(20):
+        send(gateway, key, f"k-{number}")
+    gateway.call(clock.advance, DAY_SECONDS + 3600)
+    wait_until(lambda: not kept_rows(gateway.data_dir))
+
+
 def test_credentials_that_are_repeated_are_nobodys(gateway: RunningGateway) -> None:
     """Which of two keys counts never depends on who reads them: a 400, and no kept answer."""
     alice, mallory = gateway.new_key(), gateway.new_key()

@@ -256,8 +256,8 @@ class Answers:
         claim.forget_recording()
         claim.ended.set_result(outcome)
 
-    def forget_expired(self) -> None:
-        """Remove some of the answers of hours that are over. Call it every second or so."""
+    def forget_expired(self) -> bool:
+        """Remove some of the answers of hours that are over; whether more are left."""
         now = self._clock.utc_ns()
         for hour, account_id in [
             name for name in self._kept if (name[0] + 1) * _NS_PER_HOUR <= now
@@ -271,6 +271,7 @@ class Answers:
         if self._over_rows > 0:
             self._store.submit((AnswersExpired(now, FORGOTTEN_AT_ONCE_MAX),))
             self._over_rows -= FORGOTTEN_AT_ONCE_MAX
+        return self._over_rows > 0
 
     def _count(self, hour: int, account_id: str, size: int, rows: int) -> None:
         kept = self._kept.setdefault((hour, account_id), _Kept())
