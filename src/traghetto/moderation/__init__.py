@@ -1,0 +1,1 @@
+"""What the operator allows: word lists and classifiers that judge prompts and images."""

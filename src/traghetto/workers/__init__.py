@@ -1,0 +1,5 @@
+"""Worker processes with limits: where bytes that nobody trusts are decoded and pixels are computed.
+
+The package knows no image, sound or document: it runs a named function of ours on plain values in
+a process that may use so much memory, so much time and nothing else, and reports how that ended.
+"""
