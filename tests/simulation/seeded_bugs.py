@@ -28,6 +28,7 @@ from traghetto.ledger.holdings import AccountFunds
 from traghetto.limits.concurrency import Gate
 from traghetto.limits.rates import Admission
 from traghetto.money import Currency, SpendLimits
+from traghetto.pipeline import durable as durability
 from traghetto.pipeline import run
 from traghetto.pipeline.relay import DONE_FRAME, Relay
 from traghetto.pipeline.stages import claim as claim_stage
@@ -59,11 +60,12 @@ def check_then_act() -> Iterator[None]:
     checked: dict[Any, Any] = {}
     good_check, good_admit = Book.check_funds, run.admit
 
-    def check_funds(book: Book, account_id: str, key_id: str, limits: Any) -> None:
-        good_check(book, account_id, key_id, limits)
+    def check_funds(book: Book, account_id: str, key_id: str, limits: Any, **bounds: int) -> None:
+        good_check(book, account_id, key_id, limits, **bounds)
         checked[asyncio.current_task()] = book.spendable(account_id, key_id, limits)
 
     def reserve(book: Book, *, upper_bound_nano_usd: int, **request: Any) -> Hold:
+        request.pop("floor_nano_usd", None)
         spendable = checked.pop(asyncio.current_task())
         return book._take(spendable, bound=upper_bound_nano_usd, **request)
 
@@ -103,13 +105,18 @@ def leave_for_free() -> AbstractContextManager[Any]:
     return mock.patch.object(Settlement, "client_left", lambda settlement, *_: settlement.void())
 
 
-def answer_before_durable() -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def answer_before_durable() -> Iterator[None]:
     """Nobody waits for the disk."""
 
     async def at_once(_: Any) -> None:
         return
 
-    return mock.patch.object(execute, "_durable", at_once)
+    with (
+        mock.patch.object(execute, "durable", at_once),
+        mock.patch.object(durability, "durable", at_once),
+    ):
+        yield
 
 
 def finish_before_the_backend_does() -> AbstractContextManager[Any]:

@@ -33,7 +33,7 @@ from traghetto.ledger.journal import (
     refund_entry,
     usage_row,
 )
-from traghetto.ledger.spendable import Spendable, admits, refusal
+from traghetto.ledger.spendable import FLOOR_NANO_USD, Spendable, admits, refusal
 from traghetto.ledger.windows import Calendar, day_window
 from traghetto.money import (
     COUNTED_CURRENCIES,
@@ -140,15 +140,25 @@ class Book:
             clamped[fund.currency] = min(spare, room)
         return Spendable(clamped, unclamped)
 
-    def check_funds(self, account_id: str, key_id: str, limits: SpendLimits) -> None:
+    def check_funds(
+        self,
+        account_id: str,
+        key_id: str,
+        limits: SpendLimits,
+        *,
+        least_nano_usd: int = 1,
+        floor_nano_usd: int = FLOOR_NANO_USD,
+    ) -> None:
         """Refuse a request that could not be admitted now.
 
+        `least_nano_usd` must be spendable in one currency, `floor_nano_usd` in all together: work
+        whose price is known beforehand needs its price in one, and no floor (contract A.2, C.5).
         Raises ApiError: INSUFFICIENT_BALANCE, API_KEY_DIEM_SPEND_LIMIT_EXCEEDED or
         API_KEY_USD_SPEND_LIMIT_EXCEEDED (contract A.2, codes 5 to 7).
         """
         spendable = self.spendable(account_id, key_id, limits)
-        if not admits(spendable.clamped):
-            raise ApiError(refusal(spendable))
+        if not admits(spendable.clamped, least_nano_usd, floor_nano_usd):
+            raise ApiError(refusal(spendable, least_nano_usd, floor_nano_usd))
 
     def reserve(
         self,
@@ -159,21 +169,22 @@ class Book:
         limits: SpendLimits,
         upper_bound_nano_usd: int,
         least_nano_usd: int = 1,
+        floor_nano_usd: int = FLOOR_NANO_USD,
     ) -> Hold:
         """Check funds and take a hold of at most `upper_bound_nano_usd` (> 0), in one step.
 
         The hold covers the bound, or all that is spendable in its currency: the first one of which
-        `least_nano_usd` is spendable, for a smaller hold is of no use. Raises ApiError as
-        `check_funds` does, and UNKNOWN_ERROR if the store is broken: nothing may be dispatched
-        that cannot be charged.
+        `least_nano_usd` is spendable, for a smaller hold is of no use. Floor and refusals are those
+        of `check_funds`. Raises ApiError also with UNKNOWN_ERROR if the store is broken: nothing
+        may be dispatched that cannot be charged.
         """
         if upper_bound_nano_usd <= 0:
             raise ValueError("a request that costs nothing takes no hold")
         if not self._store.healthy:
             raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken")
         spendable = self.spendable(account_id, key_id, limits)
-        if not admits(spendable.clamped, least_nano_usd):
-            raise ApiError(refusal(spendable, least_nano_usd))
+        if not admits(spendable.clamped, least_nano_usd, floor_nano_usd):
+            raise ApiError(refusal(spendable, least_nano_usd, floor_nano_usd))
         return self._take(
             spendable,
             request_id=request_id,

@@ -11,7 +11,8 @@ from traghetto.errors import ErrorCode
 from traghetto.money import NANO_PER_USD, Currency
 
 FLOOR_NANO_USD: Final = NANO_PER_USD // 10
-"""Admission needs 0.10 USD, summed over currencies (contract A.2, code 5)."""
+"""Admission needs 0.10 USD, summed over currencies (contract A.2, code 5), where the price of a
+request is known only afterwards."""
 
 _LIMIT_CODES: Final = {
     Currency.DIEM: ErrorCode.API_KEY_DIEM_SPEND_LIMIT_EXCEEDED,
@@ -45,17 +46,23 @@ def limit_code(currency: Currency) -> ErrorCode:
     return _LIMIT_CODES[currency.counted_as]
 
 
-def admits(amounts: Mapping[Currency, int], least_nano_usd: int = 1) -> bool:
+def admits(
+    amounts: Mapping[Currency, int],
+    least_nano_usd: int = 1,
+    floor_nano_usd: int = FLOOR_NANO_USD,
+) -> bool:
     """Whether these amounts reach the floor, and one of them is enough to pay with (C.5)."""
-    return sum(amounts.values()) >= FLOOR_NANO_USD and max(amounts.values()) >= least_nano_usd
+    return sum(amounts.values()) >= floor_nano_usd and max(amounts.values()) >= least_nano_usd
 
 
-def refusal(spendable: Spendable, least_nano_usd: int = 1) -> ErrorCode:
+def refusal(
+    spendable: Spendable, least_nano_usd: int = 1, floor_nano_usd: int = FLOOR_NANO_USD
+) -> ErrorCode:
     """Why a request is not admitted: the key's limit, if the account alone would do.
 
     The limit is that of the first currency that it keeps from paying.
     """
-    if admits(spendable.unclamped, least_nano_usd):
+    if admits(spendable.unclamped, least_nano_usd, floor_nano_usd):
         for currency, amount in spendable.unclamped.items():
             if amount >= least_nano_usd and spendable.clamped[currency] < amount:
                 return limit_code(currency)

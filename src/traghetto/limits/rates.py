@@ -72,12 +72,15 @@ class _Limits:
 class Admission:
     """A request that was let in: it knows its headers, and corrects its tokens."""
 
-    __slots__ = ("_is_corrected", "_limiter", "_limits", "_tokens", "_window")
+    __slots__ = ("_is_corrected", "_limiter", "_limits", "_requests", "_tokens", "_window")
 
-    def __init__(self, limiter: RateLimiter, limits: _Limits, window: Window, tokens: int) -> None:
+    def __init__(
+        self, limiter: RateLimiter, limits: _Limits, window: Window, requests: int, tokens: int
+    ) -> None:
         self._limiter = limiter
         self._limits = limits
         self._window = window
+        self._requests = requests
         self._tokens = tokens
         self._is_corrected = False
 
@@ -91,7 +94,7 @@ class Admission:
         """Take the admission back, unless it was corrected: the request never reached a model."""
         if not self._is_corrected:
             self.correct(0)
-            self._window.requests -= 1
+            self._window.requests -= self._requests
 
     def headers(self) -> list[Header]:
         """The `x-ratelimit-*` headers of an answer; empty where nothing is limited."""
@@ -123,7 +126,7 @@ class RateLimiter:
             for tier, classes in self._numbers.items()
             for size_class, numbers in classes.items()
         }
-        self._unlimited = Admission(self, _Limits(RateNumbers()), Window(0.0), 0)
+        self._unlimited = Admission(self, _Limits(RateNumbers()), Window(0.0), 1, 0)
 
     def __len__(self) -> int:
         """How many windows are remembered."""
@@ -140,10 +143,12 @@ class RateLimiter:
         *,
         tier: Tier,
         size_class: SizeClass,
-        tokens_bound: int,
+        tokens_bound: int = 0,
+        requests: int = 1,
     ) -> Admission:
         """Count a request and its token bound, or raise RATE_LIMIT_EXCEEDED.
 
+        `requests` is how many it counts as: every image of one request does (contract C.3.1).
         A bound above the whole limit counts as the whole limit: such a request is let in when the
         window is unused, because otherwise no wait would ever help.
         """
@@ -154,16 +159,18 @@ class RateLimiter:
         if requests_max is None and tokens_max is None:
             return self._unlimited
         window = self._windows.of(account_id, model_id)
-        if requests_max is not None and window.requests >= requests_max:
-            raise self._refusal(limits, window, "RPM")
+        if requests_max is not None:
+            requests = min(requests, requests_max)
+            if window.requests + requests > requests_max:
+                raise self._refusal(limits, window, "RPM")
         tokens = 0
         if tokens_max is not None:
             tokens = min(tokens_bound, tokens_max)
             if window.tokens + tokens > tokens_max:
                 raise self._refusal(limits, window, "TPM")
-        window.requests += 1
+        window.requests += requests
         window.tokens += tokens
-        return Admission(self, limits, window, tokens)
+        return Admission(self, limits, window, requests, tokens)
 
     def headers(self, limits: _Limits, window: Window) -> list[Header]:
         """The state of `window`: integers, in the units of the configured style."""

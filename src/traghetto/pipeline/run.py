@@ -11,7 +11,7 @@ from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.failures import gateway_stopping
 from traghetto.pipeline.quote import quote_chat
 from traghetto.pipeline.services import Services
-from traghetto.pipeline.stages.admit import admit
+from traghetto.pipeline.stages.admit import Demand, admit
 from traghetto.pipeline.stages.authenticate import Caller, authenticate, note_refusal
 from traghetto.pipeline.stages.authorise import authorise
 from traghetto.pipeline.stages.claim import claim, replay
@@ -69,7 +69,8 @@ async def _run_authenticated(
     pool = authorise(fleet, caller, model)  # 12, 13
     job = await parse(body, choice, pool, exchange.request_id)  # 14
     quote = quote_chat(choice.pricing, job.prompt_tokens_bound, job.output_tokens_bound)
-    async with admit(services, fleet, exchange, caller, model, quote) as admission:  # 16-18
+    demand = Demand(nano_usd=quote.nano_usd, tokens=quote.prompt_tokens + quote.output_tokens)
+    async with admit(services, fleet, exchange, caller, model, demand) as admission:  # 16-18
         hold, job = reserve(services, caller, job, quote)
         settlement = Settlement(
             services, caller, model, job, quote=quote, hold=hold, admission=admission

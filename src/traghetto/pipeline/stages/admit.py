@@ -9,12 +9,35 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from traghetto.catalog.model import Model
+from traghetto.ledger.spendable import FLOOR_NANO_USD
 from traghetto.limits.rates import Admission
 from traghetto.pipeline.exchange import Exchange
-from traghetto.pipeline.quote import Quote
 from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.authenticate import Caller
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request would take of its account's funds and limits."""
+
+    nano_usd: int
+    """The most it can cost; 0 needs no funds."""
+    is_prepaid: bool = False
+    """Whether that is its price, known before: one currency must then cover all of it."""
+    requests: int = 1
+    tokens: int = 0
+
+    @property
+    def least_nano_usd(self) -> int:
+        """What must be spendable in one currency."""
+        return self.nano_usd if self.is_prepaid else 1
+
+    @property
+    def floor_nano_usd(self) -> int:
+        """What must be spendable in all currencies together."""
+        return 0 if self.is_prepaid else FLOOR_NANO_USD
 
 
 @asynccontextmanager
@@ -24,7 +47,7 @@ async def admit(
     exchange: Exchange,
     caller: Caller,
     model: Model,
-    quote: Quote,
+    demand: Demand,
 ) -> AsyncIterator[Admission]:
     """A place among the requests that the model serves at once.
 
@@ -34,14 +57,21 @@ async def admit(
     API_KEY_USD_SPEND_LIMIT_EXCEEDED, RATE_LIMIT_EXCEEDED, MODEL_AT_CAPACITY.
     """
     account = caller.account
-    if quote.nano_usd:
-        services.book.check_funds(account.id, caller.key.id, caller.key.limits)
+    if demand.nano_usd:
+        services.book.check_funds(
+            account.id,
+            caller.key.id,
+            caller.key.limits,
+            least_nano_usd=demand.least_nano_usd,
+            floor_nano_usd=demand.floor_nano_usd,
+        )
     admission = services.rates.admit(
         account.id,
         model.id,
         tier=account.tier,
         size_class=model.size_class,
-        tokens_bound=quote.prompt_tokens + quote.output_tokens,
+        tokens_bound=demand.tokens,
+        requests=demand.requests,
     )
     exchange.rate_headers = admission.headers
     gate = fleet.gates[model.id]

@@ -17,7 +17,7 @@ import msgspec
 from traghetto.catalog.model import Model
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.pool import ModelPool
-from traghetto.errors import ApiError, ErrorCode, render_stream_error
+from traghetto.errors import ApiError, render_stream_error
 from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.pipeline.answer import (
     completion_id,
@@ -26,6 +26,7 @@ from traghetto.pipeline.answer import (
     usage_member,
     whole_answer,
 )
+from traghetto.pipeline.durable import charge_durable, durable
 from traghetto.pipeline.estimate import estimated_tokens
 from traghetto.pipeline.exchange import JSON_CONTENT, ClientGone, Exchange, Header
 from traghetto.pipeline.failures import chat_error, gateway_stopping
@@ -35,7 +36,6 @@ from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.parse import ChatJob
 from traghetto.pipeline.stages.settle import Settled, Settlement
 from traghetto.settings.fields import SETTLE_SECONDS
-from traghetto.storage.connector import StoreBroken
 from traghetto.storage.facts import Fact
 
 _EVENT_STREAM: Final = (
@@ -115,37 +115,8 @@ async def _answer_whole(execution: Execution, settlement: Settlement) -> None:
     settled = settlement.complete(
         reported, lambda: estimated_tokens(completion.output_bytes(job.request.n)), keep
     )
-    await _charge_durable(settled, execution.claim)
+    await charge_durable(settled.durable, execution.claim)
     await exchange.answer(200, (JSON_CONTENT,), body)
-
-
-async def _durable(written: asyncio.Future[None] | None) -> None:
-    """Wait until a hold or charge is on disk: before that nothing may be promised.
-
-    None stands for a request that costs nothing: it has no hold and no charge.
-    """
-    if written is None:
-        return
-    try:
-        await written
-    except StoreBroken as broken:
-        raise ApiError(ErrorCode.UNKNOWN_ERROR, reason="the store is broken") from broken
-
-
-async def _charge_durable(settled: Settled, claim: Claim | None) -> None:
-    """Wait until a charge is on disk, even if the request is cancelled meanwhile.
-
-    What has been charged is answered: a shutdown waits the moment that a commit takes. What was
-    kept beside it can be given again from now on.
-    """
-    while True:
-        try:
-            await _durable(settled.durable)
-            break
-        except asyncio.CancelledError:
-            continue  # also in the very moment in which it became durable
-    if claim is not None:
-        claim.settled()
 
 
 async def _answer_stream(execution: Execution, settlement: Settlement) -> None:
@@ -213,7 +184,7 @@ class _Delivery:
         hold_durable = None if hold is None else hold.durable()
         stream = await execution.pool.open_stream(execution.job.call, execution.principal)
         try:
-            await _durable(hold_durable)
+            await durable(hold_durable)
             async for payloads in stream:
                 frames = relay.feed(payloads)
                 if frames:
@@ -245,7 +216,7 @@ class _Delivery:
 
         settled = settlement.complete(relay.usage, lambda: relay.produced_tokens, keep)
         try:
-            await _charge_durable(settled, self._claim)
+            await charge_durable(settled.durable, self._claim)
         except ApiError as error:
             await self._break(error)
             return
