@@ -22,7 +22,7 @@ import msgspec
 from prometheus_client import Counter
 
 from traghetto.app.launch import Launch
-from traghetto.catalog.catalog import Catalog, Merged, merge
+from traghetto.catalog.catalog import DEFAULT_TRAIT, Catalog, Merged, merge
 from traghetto.catalog.config_file import Configuration
 from traghetto.catalog.discovery import Suggestion, discover
 from traghetto.catalog.model import (
@@ -57,7 +57,6 @@ from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.completion import decode_answer
 
 SIMULATOR_ID: Final = "simulator"
-DEFAULT_TRAIT: Final = "default"
 LISTING_BYTES_MAX: Final = 1 << 20
 LISTING_SECONDS_MAX: Final = 10.0
 """An upstream that takes longer to say what it serves is silent."""

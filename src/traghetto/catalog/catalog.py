@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -19,6 +19,7 @@ from traghetto.catalog.model import Model, ModelType
 MODEL_TYPES: Final[tuple[ModelType, ...]] = typing.get_args(ModelType)
 LISTING_TYPES: Final[tuple[str, ...]] = (*MODEL_TYPES, "all", "code")
 MODEL_PRIVACIES: Final = ("ALL", "PRIVATE_TEXT", "PRIVATE_ONLY")
+DEFAULT_TRAIT: Final = "default"
 NAME_CHARACTERS_MAX: Final = 256
 """Longer names are not normalised: no model has one."""
 
@@ -71,6 +72,15 @@ class Catalog:
         if model is None and len(requested) <= NAME_CHARACTERS_MAX:
             return self._tolerant[kind].get(tolerant_form(requested))
         return model
+
+    def default(
+        self, kind: ModelType, suits: Callable[[Model], bool] = lambda _: True
+    ) -> Model | None:
+        """The model of type `kind` that serves who names none: the one with the trait `default`,
+        else the first one, of those that suit."""
+        suitable = [model for model in self.models if model.type == kind and suits(model)]
+        chosen = (model for model in suitable if DEFAULT_TRAIT in model.traits)
+        return next(chosen, suitable[0] if suitable else None)
 
     def by_id(self, model_id: str) -> Model | None:
         """The model with exactly that id."""

@@ -89,6 +89,12 @@ class MediaPricing:
     tree: Mapping[str, Any]
 
 
+FREE_MEDIA: Final[Mapping[str, Mapping[str, Any]]] = {
+    "image": {"generation": 0, "upscale": {"2x": 0, "4x": 0}},
+    "inpaint": {"inpaint": 0},
+    "upscale": {"upscale": {"2x": 0, "4x": 0}},
+}
+
 COUNT_MEMBERS: Final = frozenset({"included", "min_seconds", "max_seconds"})
 """Members of a pricing tree that are numbers but no prices."""
 
@@ -117,7 +123,21 @@ class SimulatorSource:
     token_seconds: float = 0.0
 
 
-BackendSource = UpstreamSource | GgufSource | SimulatorSource
+@dataclass(frozen=True, slots=True)
+class PixelSource:
+    """Served by an image engine of our own, which needs no weights."""
+
+    engine: Literal["classical", "grabcut"]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSource:
+    """Served by a network for images in an operator's ONNX file."""
+
+    path: Path
+
+
+BackendSource = UpstreamSource | GgufSource | SimulatorSource | PixelSource | OnnxSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +193,15 @@ class Model:
     between_events_seconds: float | None = None
     total_seconds: float | None = None
 
+    @property
+    def removes_background(self) -> bool:
+        """Whether it cuts foregrounds out, and does not edit: such a model has no prompt."""
+        return self.type == "inpaint" and any(
+            isinstance(source, OnnxSource)
+            or (isinstance(source, PixelSource) and source.engine == "grabcut")
+            for source in self.backends
+        )
+
     def admits(self, model_privacy: str) -> bool:
         """Whether a key with that `modelPrivacy` (contract C.2) may use and see it.
 
@@ -182,6 +211,31 @@ class Model:
         if self.privacy == "private" or model_privacy == "ALL":
             return True
         return model_privacy == "PRIVATE_TEXT" and self.type not in {"text", "embedding"}
+
+
+def unpriced_image_model(
+    model_id: str,
+    kind: Literal["image", "inpaint", "upscale"],
+    backend: BackendSource,
+    *,
+    created: int,
+    name: str,
+    constraints: Mapping[str, Any],
+    traits: tuple[str, ...] = (),
+) -> Model:
+    """An image model of our own that nobody has priced; its price is an explicit 0."""
+    return Model(
+        id=model_id,
+        type=kind,
+        name=name,
+        pricing=FREE_TEXT,
+        media_pricing=MediaPricing(FREE_MEDIA[kind]),
+        created=created,
+        backends=(backend,),
+        constraints=constraints,
+        traits=traits,
+        size_class=SIZE_CLASS_OF_TYPE[kind],
+    )
 
 
 def unpriced_model(

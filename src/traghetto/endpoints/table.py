@@ -12,6 +12,7 @@ from traghetto.catalog.catalog import Catalog
 from traghetto.endpoints.api_keys import api_key_endpoints
 from traghetto.endpoints.billing import billing_endpoints
 from traghetto.endpoints.chat import chat_endpoint
+from traghetto.endpoints.images import image_endpoints
 from traghetto.endpoints.models import (
     compatibility_answer,
     model_answer,
@@ -41,6 +42,7 @@ def endpoint_table(services: Services) -> tuple[Endpoint, ...]:
         _catalog_endpoint(services, "model", "/models/{id}", _by_id),
         *api_key_endpoints(services),
         *billing_endpoints(services),
+        *image_endpoints(services),
     )
 
 

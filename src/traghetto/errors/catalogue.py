@@ -266,6 +266,10 @@ class Adjunct(enum.Enum):
     )
     NO_CREDENTIALS = Row(401, "Authentication failed", counted=False, of="AUTHENTICATION_FAILED")
     INVALID_JSON = Row(400, "Invalid JSON request", counted=False, of="INVALID_REQUEST")
+    INVALID_FORM = Row(400, "Invalid request parameters", counted=False, of="INVALID_REQUEST")
+    IMAGE_NOT_ACCEPTED = Row(
+        400, "Supplied image did not pass validation checks.", of="INVALID_REQUEST"
+    )
     MODEL_REQUIRED = Row(400, "model is required", of="INVALID_REQUEST")
     MODEL_NOT_A_STRING = Row(400, "model must be a string", of="INVALID_REQUEST")
     IDEMPOTENCY_KEY_REUSED = Row(

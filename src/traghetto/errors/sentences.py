@@ -51,3 +51,12 @@ EFFORT_NOT_SUPPORTED: Final = PARAMETER_NOT_SUPPORTED.format(parameter="reasonin
 
 TOOL_CHOICE_WITHOUT_TOOLS: Final = "tool_choice is only allowed when tools are specified"
 TOOL_CHOICE_UNKNOWN: Final = "tool_choice names a function that is not in tools"
+
+MODEL_LACKS: Final = "This model does not support {parameter}"
+NOT_TOGETHER: Final = "{parameter} cannot be combined with {other}"
+EXACTLY_ONE_OF: Final = "Exactly one of {first} and {second} is required"
+NO_ROOM_TO_UPSCALE: Final = (
+    "The image cannot be upscaled: the result may have at most {pixels_max} pixels"
+)
+HEIF_NOT_READ: Final = "HEIF images are not read by this server. Send PNG, JPEG, WebP or AVIF."
+IMAGES_AS_FILES: Final = "A form carries images as files"

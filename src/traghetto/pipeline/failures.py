@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from traghetto.engines.failures import EngineFailure, FailureKind
@@ -28,14 +29,41 @@ CHAT_CODES: Final[dict[FailureKind, Code]] = {
 """Chat: every kind has a code (a test holds the map total)."""
 
 
+def _swapped(broken: Code, *, timed_out: Code | None = None) -> dict[FailureKind, Code]:
+    """The codes of a family that calls broken backends by another name (the fault matrix, row 32).
+
+    Where its contract knows no timeout, one is as good as broken.
+    """
+    return CHAT_CODES | {
+        FailureKind.BROKEN: broken,
+        FailureKind.UNUSABLE: broken,
+        FailureKind.REDIRECTED: broken,
+        FailureKind.TIMED_OUT: timed_out or broken,
+        FailureKind.CONTEXT_EXCEEDED: Adjunct.UPSTREAM_REJECTED,
+    }
+
+
+GENERATE_CODES: Final = _swapped(ErrorCode.INFERENCE_FAILED, timed_out=ErrorCode.REQUEST_TIMEOUT)
+EDIT_CODES: Final = _swapped(ErrorCode.IMAGE_EDIT_ERROR)
+UPSCALE_CODES: Final = _swapped(ErrorCode.UPSCALE_FAILED)
+BACKGROUND_CODES: Final = _swapped(ErrorCode.INFERENCE_FAILED)
+
+
 def chat_error(failure: EngineFailure, body: dict[str, Any]) -> ApiError:
-    """What the client is told about `failure`; `body` is the caller's own.
+    """What the client of a chat is told about `failure`; see `engine_error`."""
+    return engine_error(failure, CHAT_CODES, body)
+
+
+def engine_error(
+    failure: EngineFailure, codes: Mapping[FailureKind, Code], body: dict[str, Any]
+) -> ApiError:
+    """What a client is told about `failure`; `body` is the caller's own.
 
     Field names that a backend complains of are passed on only where they exist in that body:
     everything else in a backend's words stays here.
     """
     return ApiError(
-        CHAT_CODES[failure.kind],
+        codes[failure.kind],
         fields=tuple(field for field in failure.fields if _exists(body, field)),
         retry_after_seconds=failure.retry_after_seconds,
         unsupported_feature=failure.kind is FailureKind.REJECTED_INPUT,

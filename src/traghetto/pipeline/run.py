@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from typing import Any
 
 from traghetto.errors import ApiError
 from traghetto.idempotency.answers import Claim, KeptAnswer
+from traghetto.pipeline.enhance import can_enhance, enhancement_price
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.failures import gateway_stopping
+from traghetto.pipeline.images.operations import ImageOperation
 from traghetto.pipeline.quote import quote_chat
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.admit import Demand, admit
@@ -16,21 +20,63 @@ from traghetto.pipeline.stages.authenticate import Caller, authenticate, note_re
 from traghetto.pipeline.stages.authorise import authorise
 from traghetto.pipeline.stages.claim import claim, replay
 from traghetto.pipeline.stages.execute import Execution, execute
+from traghetto.pipeline.stages.moderate import judge_request, refuse_blocked
 from traghetto.pipeline.stages.parse import parse
-from traghetto.pipeline.stages.receive import receive_json
+from traghetto.pipeline.stages.pictures import read_pictures
+from traghetto.pipeline.stages.receive import Received, receive_json, receive_json_or_form
+from traghetto.pipeline.stages.render import Rendering, render
 from traghetto.pipeline.stages.reserve import reserve
-from traghetto.pipeline.stages.resolve import resolve
+from traghetto.pipeline.stages.resolve import note_model, resolve
 from traghetto.pipeline.stages.settle import Settlement
+from traghetto.pipeline.stages.settle_units import UnitSettlement, reserve_units
+
+Body = dict[str, Any]
+Answer = Callable[[Caller, Body, Claim | None], Awaitable[None]]
+"""The stages of a family of endpoints, once the caller is known and has not asked before."""
 
 
 async def run_chat(services: Services, exchange: Exchange) -> None:
-    """Answer one chat request; raises ApiError for everything that ends before the first byte.
+    """Answer one chat request; raises ApiError for everything that ends before the first byte."""
+
+    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
+        await _answer_chat(services, exchange, caller, body, claimed)
+
+    received = receive_json(services.settings, services.bodies, exchange)
+    await _run(services, exchange, received, answer)
+
+
+async def run_image(services: Services, exchange: Exchange, operation: ImageOperation) -> None:
+    """Answer one request for images; raises ApiError for everything that is not answered."""
+
+    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
+        await _answer_image(services, exchange, caller, body, claimed, operation)
+
+    receive = receive_json_or_form if operation.takes_forms else receive_json
+    await _run(services, exchange, receive(services.settings, services.bodies, exchange), answer)
+
+
+async def _run(services: Services, exchange: Exchange, received: Received, answer: Answer) -> None:
+    """The stages that all endpoints with a body share.
 
     The route is known (step 1). Size, content type and syntax come before credentials (2-4), so
     that nothing is looked up for a request that cannot be one.
     """
     try:
-        await _run(services, exchange)
+        async with received as body:  # 2-4
+            caller = authenticate(services, exchange, body)  # 5-9
+            try:
+                claimed = await claim(services, exchange, caller, body)
+                if isinstance(claimed, KeptAnswer):
+                    await replay(exchange, claimed)
+                else:
+                    with claimed or nullcontext():
+                        await answer(caller, body, claimed)
+            except ApiError as error:
+                services.budget.count(caller.bucket, error)
+                note_refusal(services, caller.key, caller.account, exchange.model or "", error)
+                raise
+            if exchange.stream_error is not None:
+                services.budget.count(caller.bucket, exchange.stream_error)
     except asyncio.CancelledError:
         # Only a shutdown that ran out of patience cancels a request.
         if exchange.response_started:
@@ -38,35 +84,17 @@ async def run_chat(services: Services, exchange: Exchange) -> None:
         raise gateway_stopping() from None
 
 
-async def _run(services: Services, exchange: Exchange) -> None:
-    async with receive_json(services.settings, services.bodies, exchange) as body:  # 2-4
-        caller = authenticate(services, exchange, body)  # 5-9
-        try:
-            claimed = await claim(services, exchange, caller, body)
-            if isinstance(claimed, KeptAnswer):
-                await replay(exchange, claimed)
-            else:
-                with claimed or nullcontext():
-                    await _run_authenticated(services, exchange, caller, body, claimed)
-        except ApiError as error:
-            services.budget.count(caller.bucket, error)
-            note_refusal(services, caller.key, caller.account, exchange.model or "", error)
-            raise
-        if exchange.stream_error is not None:
-            services.budget.count(caller.bucket, exchange.stream_error)
-
-
-async def _run_authenticated(
+async def _answer_chat(
     services: Services,
     exchange: Exchange,
     caller: Caller,
-    body: dict[str, object],
+    body: Body,
     claimed: Claim | None,
 ) -> None:
     fleet = services.fleet  # one fleet for the whole request, also across a reload
     choice = resolve(fleet, exchange, body, kind="text")  # 11
     model = choice.model
-    pool = authorise(fleet, caller, model)  # 12, 13
+    pool = authorise(fleet.pools, caller, model)  # 12, 13
     job = await parse(body, choice, pool, exchange.request_id)  # 14
     quote = quote_chat(choice.pricing, job.prompt_tokens_bound, job.output_tokens_bound)
     demand = Demand(nano_usd=quote.nano_usd, tokens=quote.prompt_tokens + quote.output_tokens)
@@ -87,3 +115,49 @@ async def _run_authenticated(
             principal=caller.account.id,
         )
         await execute(execution, settlement)  # 19, settle, answer
+
+
+async def _answer_image(
+    services: Services,
+    exchange: Exchange,
+    caller: Caller,
+    body: Body,
+    claimed: Claim | None,
+    operation: ImageOperation,
+) -> None:
+    fleet, clock = services.fleet, services.clock
+    model = operation.choose_model(fleet.catalog, body)  # 11
+    note_model(fleet, exchange, model)
+    pool = authorise(fleet.image_pools, caller, model)  # 12, 13
+    request = operation.parse(body, model)  # 14
+    pictures = await read_pictures(services.media, exchange, operation.wanted(request))
+    work = operation.work(exchange.request_id, request, pictures, model)
+    verdict = await judge_request(services.policy, exchange, work.prompt, pictures)  # 15
+    if not work.blanks_violations:
+        refuse_blocked(verdict)
+    nano_usd = work.nano_usd
+    if work.enhance and can_enhance(services, fleet):
+        nano_usd += enhancement_price(services).nano_usd
+    demand = Demand(nano_usd=nano_usd, is_prepaid=True, requests=work.images)
+    prepared = clock.monotonic()
+    async with admit(services, fleet, exchange, caller, model, demand) as admission:  # 16-18
+        hold = reserve_units(services, caller, exchange.request_id, nano_usd)
+        settlement = UnitSettlement(
+            services, caller, model, exchange.request_id, hold=hold, admission=admission
+        )
+        rendering = Rendering(
+            services,
+            exchange,
+            operation,
+            body,
+            work,
+            verdict,
+            model,
+            pool,
+            fleet,
+            claimed,
+            principal=caller.account.id,
+            prepared_monotonic=prepared,
+            admitted_monotonic=clock.monotonic(),
+        )
+        await render(rendering, settlement)  # 19, settle, answer

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from traghetto.accounts.directory import Directory
 from traghetto.catalog.catalog import Catalog
 from traghetto.clock import Clock
+from traghetto.engines.image_pool import ImagePool
 from traghetto.engines.pool import ModelPool
 from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book
@@ -16,7 +17,9 @@ from traghetto.limits.concurrency import Gate
 from traghetto.limits.endpoints import EndpointLimiter
 from traghetto.limits.rates import RateLimiter
 from traghetto.limits.refusals import RefusalLog
+from traghetto.moderation import Policy
 from traghetto.pipeline.exchange import Header
+from traghetto.pipeline.stages.pictures import Media
 from traghetto.pipeline.stages.receive import BodiesInFlight
 from traghetto.settings import Settings
 from traghetto.storage.reports import Reports
@@ -28,7 +31,9 @@ class Fleet:
 
     catalog: Catalog
     pools: Mapping[str, ModelPool]
-    """By model id; a model without a pool is served by nothing yet."""
+    """Of text models, by id; a model without a pool is served by nothing yet."""
+    image_pools: Mapping[str, ImagePool]
+    """Of models for images, by id."""
     gates: Mapping[str, Gate]
     """By model id."""
     headers: Mapping[str, tuple[Header, ...]]
@@ -37,7 +42,7 @@ class Fleet:
 
 @dataclass(slots=True)
 class Services:
-    """The parts of a running gateway that a request meets. Only `fleet` is ever replaced."""
+    """The parts of a running gateway that a request meets. Only what says so is replaced."""
 
     settings: Settings
     clock: Clock
@@ -50,4 +55,7 @@ class Services:
     refusals: RefusalLog
     reports: Reports
     bodies: BodiesInFlight
+    media: Media
+    policy: Policy
+    """What the operator allows; replaced by a reload, as `fleet` is."""
     fleet: Fleet

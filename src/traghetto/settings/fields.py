@@ -20,6 +20,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from traghetto.money import parse_usd
 from traghetto.settings.invalid import SettingInvalid
 
 _DAY: Final = 86_400
@@ -144,6 +145,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes_max: Annotated[
         int, Meta(ge=1024, description="Size of a request body, in bytes.")
     ] = 36_700_160
+    form_bytes_max: Annotated[
+        int, Meta(ge=1024, description="Size of a form with its files, in bytes.")
+    ] = 67_108_864
     body_grace_seconds: Annotated[
         float, Meta(ge=0, le=_DAY, description="Time before that rate counts, in seconds.")
     ] = 10.0
@@ -265,6 +269,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 15.0
 
+    prompt_enhancement_model: Annotated[
+        str,
+        Meta(
+            description="Id of the text model that rewrites prompts for images where a request "
+            "asks for it (`enhance_prompt`); empty leaves all prompts as they are."
+        ),
+    ] = ""
+    prompt_enhancement_usd: Annotated[
+        str, Meta(description="Price of a rewritten prompt, in USD.")
+    ] = "0.04"
+
     access_log: Annotated[bool, Meta(description="Write one record per request.")] = False
     log_level: Annotated[
         Literal["debug", "info", "warn", "error"], Meta(description="Lowest level of records.")
@@ -287,6 +302,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if problem := outlives_hold(self.total_seconds, self.hold_seconds_max):
             is_default = self.hold_seconds_max == HOLD_SECONDS_MAX
             raise SettingInvalid(("total_seconds" if is_default else "hold_seconds_max",), problem)
+        try:
+            price = parse_usd(self.prompt_enhancement_usd)
+        except ValueError as error:
+            raise SettingInvalid(("prompt_enhancement_usd",), str(error)) from None
+        if price < 0:
+            raise SettingInvalid(("prompt_enhancement_usd",), "a price is never negative")
         names = [upstream.name for upstream in self.upstreams]
         for index, name in enumerate(names):
             if name in names[:index]:

@@ -43,6 +43,11 @@ LINE_KINDS: Final[Mapping[str, LineKind]] = {
     "prompt": LineKind("llm-input-mtoken", "input"),
     "cached_prompt": LineKind("llm-cache-input-mtoken", "cache_input"),
     "completion": LineKind("llm-output-mtoken", "output"),
+    "image": LineKind("image-unit", "image"),
+    "edit": LineKind("edit-unit", "edit"),
+    "input_image": LineKind("input-image-unit", "input_image"),
+    "upscale": LineKind("upscale-unit", "upscale"),
+    "enhancement": LineKind("prompt-enhancement-unit", "enhancement"),
 }
 """By the name of the line in the books; a test holds it total."""
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from traghetto.catalog.model import Model
+from traghetto.engines.image_pool import ImagePool
 from traghetto.engines.pool import ModelPool
 from traghetto.errors import ApiError, ErrorCode
-from traghetto.pipeline.services import Fleet
 from traghetto.pipeline.stages.authenticate import Caller
 
+_Pool = TypeVar("_Pool", ModelPool, ImagePool)
 
-def authorise(fleet: Fleet, caller: Caller, model: Model) -> ModelPool:
+
+def authorise(pools: Mapping[str, _Pool], caller: Caller, model: Model) -> _Pool:
     """The pool that serves `model`, if the caller may use it.
 
     Raises ApiError: PRO_ONLY_MODEL, UNAUTHORIZED (privacy setting of the key, entitlement of the
@@ -21,7 +26,7 @@ def authorise(fleet: Fleet, caller: Caller, model: Model) -> ModelPool:
         raise ApiError(ErrorCode.UNAUTHORIZED, reason="the key's model privacy forbids the model")
     if model.feature is not None and model.feature not in caller.account.features:
         raise ApiError(ErrorCode.UNAUTHORIZED, reason="the account lacks the model's feature")
-    pool = fleet.pools.get(model.id)
+    pool = pools.get(model.id)
     if model.offline or pool is None:
         raise ApiError(ErrorCode.MODEL_OFFLINE)
     availability = pool.available()

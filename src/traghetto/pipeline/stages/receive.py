@@ -8,12 +8,14 @@ declared length or type is not read.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from traghetto.errors import Adjunct, ApiError, ErrorCode
 from traghetto.pipeline.exchange import ClientGone, Exchange
 from traghetto.settings import Settings
 from traghetto.wire.json import decode_object
+from traghetto.wire.multipart import FormReader, form_boundary
 
 _JSON: Final = b"application/json"
 _CHARSETS: Final = frozenset({b"utf-8", b'"utf-8"', b"utf8"})
@@ -94,26 +96,28 @@ class BodiesInFlight:
                 waiter.set_result(None)
 
 
-class ReceivedJson:
-    """The decoded JSON object of a request; its bytes are in flight while the context is open."""
+class Received:
+    """The decoded body of a request; its bytes are in flight while the context is open."""
 
-    __slots__ = ("_exchange", "_in_flight", "_settings", "_share")
+    __slots__ = ("_exchange", "_in_flight", "_settings", "_share", "_takes_forms")
 
-    def __init__(self, settings: Settings, in_flight: BodiesInFlight, exchange: Exchange) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        in_flight: BodiesInFlight,
+        exchange: Exchange,
+        *,
+        takes_forms: bool,
+    ) -> None:
         self._settings = settings
         self._in_flight = in_flight
         self._exchange = exchange
+        self._takes_forms = takes_forms
         self._share = Share()
 
     async def __aenter__(self) -> dict[str, Any]:
-        settings = self._settings
         try:
-            body = await read_body(
-                self._exchange, settings.body_bytes_max, self._in_flight, self._share
-            )
-            return decode_object(
-                body, depth_max=settings.json_depth_max, nodes_max=settings.json_nodes_max
-            )
+            return await self._decoded()
         except BaseException:
             self._in_flight.release(self._share)
             raise
@@ -121,13 +125,41 @@ class ReceivedJson:
     async def __aexit__(self, *_: object) -> None:
         self._in_flight.release(self._share)
 
+    async def _decoded(self) -> dict[str, Any]:
+        settings, exchange = self._settings, self._exchange
+        content_type = exchange.header(b"content-type") if self._takes_forms else None
+        boundary = None if content_type is None else form_boundary(content_type)
+        if boundary is not None:
+            form = FormReader(boundary, file_bytes_max=settings.image_bytes_max)
+            _check_declarations(exchange, settings.form_bytes_max, is_form=True)
+            async for piece in _pieces(
+                exchange, settings.form_bytes_max, self._in_flight, self._share
+            ):
+                form.feed(piece)
+            return form.finish()
+        body = await read_body(exchange, settings.body_bytes_max, self._in_flight, self._share)
+        return decode_object(
+            body, depth_max=settings.json_depth_max, nodes_max=settings.json_nodes_max
+        )
 
-def receive_json(settings: Settings, in_flight: BodiesInFlight, exchange: Exchange) -> ReceivedJson:
+
+def receive_json(settings: Settings, in_flight: BodiesInFlight, exchange: Exchange) -> Received:
     """A context that reads and decodes the body of `exchange`, within the limits of `settings`.
 
-    Entering it raises what `read_body` raises, and INVALID_JSON for what is not a JSON object.
+    Entering it raises ApiError: PAYLOAD_TOO_LARGE, INVALID_CONTENT_TYPE, INVALID_JSON for what is
+    not a JSON object (nothing was sent), and `ClientGone` when the client leaves before the end.
     """
-    return ReceivedJson(settings, in_flight, exchange)
+    return Received(settings, in_flight, exchange, takes_forms=False)
+
+
+def receive_json_or_form(
+    settings: Settings, in_flight: BodiesInFlight, exchange: Exchange
+) -> Received:
+    """As `receive_json`, for an endpoint that takes forms as well; raises INVALID_FORM for others.
+
+    The files of a form are `bytes`, its other values text (see `wire.multipart`).
+    """
+    return Received(settings, in_flight, exchange, takes_forms=True)
 
 
 async def read_body(
@@ -140,7 +172,16 @@ async def read_body(
     releases `share` at the end of the exchange, also after a failure.
     """
     _check_declarations(exchange, body_bytes_max)
-    pieces: list[bytes] = []
+    pieces = [piece async for piece in _pieces(exchange, body_bytes_max, in_flight, share)]
+    if not pieces:
+        raise ApiError(Adjunct.INVALID_JSON)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _pieces(
+    exchange: Exchange, bytes_max: int, in_flight: BodiesInFlight, share: Share
+) -> AsyncIterator[bytes]:
+    """The body as it arrives, no empty piece."""
     more = True
     while more:
         message = await exchange.receive()
@@ -148,20 +189,17 @@ async def read_body(
             raise ClientGone
         piece: bytes = message.get("body", b"")
         if piece:
-            pieces.append(piece)
             in_flight.take(share, len(piece))
-            if share.bytes > body_bytes_max:
+            if share.bytes > bytes_max:
                 raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
+            yield piece
         more = message.get("more_body", False)
         if more:
             await in_flight.room(share)
     in_flight.complete(share)
-    if not pieces:
-        raise ApiError(Adjunct.INVALID_JSON)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _check_declarations(exchange: Exchange, body_bytes_max: int) -> None:
+def _check_declarations(exchange: Exchange, bytes_max: int, *, is_form: bool = False) -> None:
     length = encoding = content_type = None
     for name, value in exchange.headers:
         if name == b"content-length":
@@ -170,10 +208,12 @@ def _check_declarations(exchange: Exchange, body_bytes_max: int) -> None:
             content_type = value
         elif name == b"content-encoding":
             encoding = value
-    if length is not None and int(length) > body_bytes_max:
+    if length is not None and int(length) > bytes_max:
         raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
     if encoding is not None and encoding.lower() != b"identity":
         raise ApiError(ErrorCode.INVALID_CONTENT_TYPE)
+    if is_form:
+        return
     if content_type is None or (content_type != _JSON and not _is_json(content_type)):
         raise ApiError(ErrorCode.INVALID_CONTENT_TYPE)
 

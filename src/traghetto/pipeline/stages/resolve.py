@@ -35,7 +35,12 @@ def resolve(
         raise ApiError(ErrorCode.MODEL_NOT_FOUND)
     if model.type != kind:
         raise ApiError(ErrorCode.INVALID_MODEL)
-    exchange.model = model.id
-    exchange.answer_headers += fleet.headers[model.id]
+    note_model(fleet, exchange, model)
     assert isinstance(model.pricing, TextPricing), "models of this kind are priced by tokens"
     return ModelChoice(model, model.pricing, suffix)
+
+
+def note_model(fleet: Fleet, exchange: Exchange, model: Model) -> None:
+    """Put what is to be said about the model on the answer, and its name in logs and metrics."""
+    exchange.model = model.id
+    exchange.answer_headers += fleet.headers[model.id]

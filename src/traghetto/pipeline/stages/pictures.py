@@ -1,0 +1,103 @@
+"""Images of a request, read: fetched where they are URLs, decoded whole, and judged by their size.
+
+Contract A.3, step 14, and A.2, codes 16, 17, 22 and 26. Nothing that a caller sends is decoded in
+this process, and no backend is given a URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from traghetto.engines.image_protocols import Picture
+from traghetto.errors import Adjunct, ApiError, Code, ErrorCode, sentences
+from traghetto.media.fetching import Fetcher, FetchFault, FetchRefused
+from traghetto.media.images import ImageFault, ImageReader, ImageRefused, ImageRules
+from traghetto.pipeline.exchange import Exchange
+from traghetto.wire.images import SourceAt
+from traghetto.wire.zod import custom_issue, refusal
+from traghetto.workers import WorkersBusy
+
+EDIT_RULES: Final = ImageRules(side_pixels_min=64, pixels_min=65_536)
+"""For images that are changed or enlarged."""
+USUAL_RULES: Final = ImageRules(side_pixels_min=64)
+"""For images that are only looked at."""
+REFERENCE_BYTES_MAX: Final = 8 << 20
+BUSY_SECONDS: Final = 2
+"""When to try again while every worker is taken."""
+
+FAULT_CODES: Final[dict[ImageFault, Code]] = {
+    ImageFault.UNREADABLE: ErrorCode.CORRUPTED_IMAGE,
+    ImageFault.UNSUPPORTED_HEIF: ErrorCode.INVALID_REQUEST,
+    ImageFault.TOO_SMALL: ErrorCode.IMAGE_TOO_SMALL,
+    ImageFault.TOO_LARGE: ErrorCode.IMAGE_TOO_LARGE,
+    ImageFault.FILE_TOO_LARGE: ErrorCode.PAYLOAD_TOO_LARGE,
+}
+"""What a caller is told of an image (a test holds it total)."""
+
+
+class Media(msgspec.Struct, frozen=True):
+    """What reads images: built once."""
+
+    reader: ImageReader
+    fetcher: Fetcher
+    image_bytes_max: int
+    fetch_seconds_max: float
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """An image to be read, and what it must be like."""
+
+    source: SourceAt
+    rules: ImageRules = USUAL_RULES
+    bytes_max: int | None = None
+    """The largest file; None for the gateway's own bound."""
+
+
+async def read_pictures(
+    media: Media, exchange: Exchange, wanted: Iterable[Wanted]
+) -> Sequence[Picture]:
+    """The images in the order in which they were asked for; the first bad one ends it.
+
+    Raises ClientGone, and ApiError: CORRUPTED_IMAGE, IMAGE_TOO_SMALL, IMAGE_TOO_LARGE,
+    PAYLOAD_TOO_LARGE, IMAGE_NOT_ACCEPTED for a URL that cannot be fetched, INVALID_REQUEST for a
+    format that this server was not given a decoder for, MODEL_AT_CAPACITY.
+    """
+    pictures = []
+    with exchange.watch_disconnect():
+        for image in wanted:
+            pictures.append(await read_picture(media, image))  # noqa: PERF401 - may end early
+    return pictures
+
+
+async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -> Picture:
+    """One image; `is_chat` has every failure of its fetch told alike (contract A.2, code 16)."""
+    source = wanted.source.source
+    bytes_max = wanted.bytes_max or media.image_bytes_max
+    try:
+        if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
+            source = await media.fetcher.fetch(
+                source, bytes_max=bytes_max, seconds_max=media.fetch_seconds_max
+            )
+        if isinstance(source, bytes):
+            read = await media.reader.read(source, wanted.rules, file_bytes_max=bytes_max)
+        else:
+            read = await media.reader.read_base64(source, wanted.rules, file_bytes_max=bytes_max)
+    except FetchRefused as refused:
+        is_too_large = refused.fault is FetchFault.TOO_LARGE and not is_chat
+        code = ErrorCode.PAYLOAD_TOO_LARGE if is_too_large else Adjunct.IMAGE_NOT_ACCEPTED
+        raise ApiError(code, reason=refused.reason) from refused
+    except ImageRefused as refused:
+        if refused.fault is ImageFault.UNSUPPORTED_HEIF:
+            issue = custom_issue(wanted.source.path, sentences.HEIF_NOT_READ)
+            raise refusal([issue]) from refused
+        raise ApiError(FAULT_CODES[refused.fault], reason=refused.reason) from refused
+    except WorkersBusy as busy:
+        raise ApiError(
+            ErrorCode.MODEL_AT_CAPACITY,
+            retry_after_seconds=BUSY_SECONDS,
+            reason="every worker for images is busy",
+        ) from busy
+    return Picture(read.data, read.format, read.width, read.height, read.has_alpha)
