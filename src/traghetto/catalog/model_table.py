@@ -28,6 +28,8 @@ from traghetto.catalog.model import (
     MediaPricing,
     Model,
     ModelType,
+    OnnxSource,
+    PixelSource,
     Privacy,
     SimulatorSource,
     TextPricing,
@@ -83,6 +85,17 @@ _REQUIRED_PRICES: Final[Mapping[str, tuple[frozenset[str], ...]]] = {
 """Members that a type's pricing must have: one of the sets. Video is quoted, not listed."""
 
 
+Engine = Literal["simulator", "llama", "classical", "grabcut", "onnx"]
+ENGINE_TYPES: Final[Mapping[Engine, tuple[ModelType, ...]]] = {
+    "simulator": ("text", "image", "inpaint", "upscale"),
+    "llama": ("text",),
+    "classical": ("inpaint", "upscale"),
+    "grabcut": ("inpaint",),
+    "onnx": ("inpaint", "upscale"),
+}
+"""The types of models that an engine can serve."""
+
+
 class DeprecationTable(msgspec.Struct, frozen=True, kw_only=True):
     """The announced end of a model; dates are ISO 8601."""
 
@@ -117,9 +130,15 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="Its name there; the id if not given.")
     ] = None
     engine: Annotated[
-        Literal["simulator", "llama"] | None, Meta(description="The engine that serves it here.")
+        Engine | None,
+        Meta(
+            description="The engine that serves it here: `simulator`, `llama` (a GGUF file), "
+            "`classical` (edits and enlarges without a network), `grabcut` (removes "
+            "backgrounds), `onnx` (a network for enlarging or removing backgrounds)."
+        ),
     ] = None
     gguf: Annotated[Path | None, Meta(description="The model file, for engine `llama`.")] = None
+    onnx: Annotated[Path | None, Meta(description="The network, for engine `onnx`.")] = None
     fault: Annotated[
         SimulatorFault | None, Meta(description="A permanent fault, for engine `simulator`.")
     ] = None
@@ -260,6 +279,19 @@ def _backends(
         raise SettingInvalid((*path, "gguf"), '`gguf` needs engine = "llama"')
     if entry.fault and entry.engine != "simulator":
         raise SettingInvalid((*path, "fault"), '`fault` needs engine = "simulator"')
+    if entry.onnx and entry.engine != "onnx":
+        raise SettingInvalid((*path, "onnx"), '`onnx` needs engine = "onnx"')
+    if entry.engine and entry.type not in ENGINE_TYPES[entry.engine]:
+        suited = ", ".join(ENGINE_TYPES[entry.engine])
+        raise SettingInvalid(
+            (*path, "engine"), f"it serves models of type {suited}, and this one is {entry.type}"
+        )
+    if entry.engine in {"classical", "grabcut"}:
+        return (PixelSource("classical" if entry.engine == "classical" else "grabcut"),)
+    if entry.engine == "onnx":
+        if entry.onnx is None:
+            raise SettingInvalid((*path, "engine"), "name the network's file in `onnx`")
+        return (OnnxSource(entry.onnx),)
     if entry.engine == "simulator":
         return (SimulatorSource(entry.fault, entry.first_token_seconds, entry.token_seconds),)
     if entry.engine == "llama":

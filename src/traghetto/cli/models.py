@@ -13,7 +13,10 @@ from traghetto.catalog import (
     Catalog,
     GgufSource,
     Model,
+    OnnxSource,
+    PixelSource,
     SimulatorSource,
+    UpstreamSource,
     read_configuration,
 )
 from traghetto.catalog.catalog import LISTING_TYPES
@@ -110,6 +113,12 @@ def _row(model: Model) -> tuple[object, ...]:
 
 
 def _backend_name(backend: BackendSource) -> str:
-    if isinstance(backend, GgufSource):
-        return backend.path.name
-    return "simulator" if isinstance(backend, SimulatorSource) else backend.upstream.name
+    match backend:
+        case GgufSource() | OnnxSource():
+            return backend.path.name
+        case SimulatorSource():
+            return "simulator"
+        case PixelSource():
+            return backend.engine
+        case UpstreamSource():
+            return backend.upstream.name
