@@ -73,7 +73,7 @@ _DISGUISED: Final = re.compile(f"[{re.escape(''.join(map(chr, _DISGUISES[0])))}]
 _CHUNK: Final = re.compile(r"\S+")
 _TWO_LATIN_LETTERS: Final = re.compile("[a-z][^a-z]*[a-z]")
 _CLOSING: Final = ".,;:!?)]}\"'"
-_SPELLED: Final = re.compile(r"(?<!\S)\S(?: \S){2,}(?!\S)")
+_SPELLED: Final = re.compile(r"(?<!\S)\S(?: +\S){2,}(?!\S)")
 
 
 def words_of(text: str) -> list[str]:
