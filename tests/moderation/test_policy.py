@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from support import upstream as up
 from support.upstream import Act, FaultUpstream
@@ -65,14 +68,14 @@ def test_nothing_configured_allows_everything() -> None:
     ("text", "expected"),
     [
         ("a harbour", Verdict()),
-        ("a child plays football", Verdict()),
+        ("a child plays football", Verdict(names_minors=True)),
         ("a bomb", Verdict(blocked=True, reason="words [blocked]")),
         ("a nude", Verdict(adult=True, reason="words [adult]")),
         (
             "a nude child",
-            Verdict(blocked=True, adult=True, minor=True, reason="words [adult], words [minor]"),
+            Verdict(True, True, True, "words [adult], words [minor]", names_minors=True),
         ),
-        ("a child with a bomb", Verdict(blocked=True, reason="words [blocked]")),
+        ("a child with a bomb", Verdict(True, reason="words [blocked]", names_minors=True)),
         ("x " * 10_000 + "bomb", Verdict(blocked=True, reason="words [blocked]")),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
@@ -99,8 +102,9 @@ def test_words_alone(words_file: Path, text: str, expected: Verdict) -> None:
             Verdict(True, True, True, "sexual, sexual/minors"),
         ),
         ("x", ["sexual/minors"], Verdict(blocked=True, minor=True, reason="sexual/minors")),
-        ("a child", ["sexual"], Verdict(True, True, True, "words [minor], sexual")),
-        ("a child", ["hate"], Verdict(blocked=True, reason="hate")),
+        ("a child", [], Verdict(names_minors=True)),
+        ("a child", ["sexual"], Verdict(True, True, True, "sexual, words [minor]", True)),
+        ("a child", ["hate"], Verdict(blocked=True, reason="hate", names_minors=True)),
         ("nude", ["hate"], Verdict(True, True, False, "words [adult], hate")),
     ],
 )
@@ -208,6 +212,33 @@ def test_minors_are_always_blocked() -> None:
     """No verdict can say otherwise."""
     with pytest.raises(AssertionError):
         Verdict(minor=True)
+
+
+FLAGS = st.builds(
+    lambda blocked, adult, minor, names_minors: Verdict(
+        blocked or minor, adult, minor, names_minors=names_minors
+    ),
+    *[st.booleans()] * 4,
+)
+
+
+@given(FLAGS, FLAGS, FLAGS)
+def test_verdicts_join_in_any_order(one: Verdict, other: Verdict, third: Verdict) -> None:
+    """Nothing found is lost, and the parts of a request can be judged one after the other."""
+    both = one | other
+    assert replace(both, reason="") == replace(other | one, reason="")
+    assert replace(both | third, reason="") == replace(one | (other | third), reason="")
+    for flag in ("blocked", "adult", "minor", "names_minors"):
+        assert getattr(both, flag) >= (getattr(one, flag) or getattr(other, flag))
+    assert both.minor >= (both.adult and both.names_minors)
+
+
+def test_a_word_in_the_prompt_and_a_category_of_the_image_are_one_finding() -> None:
+    """Neither is a violation alone; of one request, they are."""
+    prompt, image = Verdict(names_minors=True), Verdict(adult=True, reason="sexual")
+    together = prompt | image | image
+    assert together == Verdict(True, True, True, "sexual, words [minor]", names_minors=True)
+    assert Verdict() | image == image | Verdict() == image
 
 
 def test_the_key_comes_from_the_environment() -> None:

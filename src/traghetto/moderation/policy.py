@@ -8,6 +8,8 @@ tells when that begins and ends.
 from __future__ import annotations
 
 import asyncio
+import functools
+import operator
 import os
 from collections.abc import Mapping, Set
 from typing import Final, Literal
@@ -16,7 +18,7 @@ import msgspec
 
 from traghetto.moderation.categories import Categories
 from traghetto.moderation.classifier import Classifier, PolicyUnavailable
-from traghetto.moderation.words import Section, WordList, read_words
+from traghetto.moderation.words import SECTIONS, Section, WordList, read_words
 from traghetto.settings import Moderation, ModerationEffect, SettingInvalid
 from traghetto.telemetry import log_event
 
@@ -27,7 +29,7 @@ Kind = Literal["prompts", "images"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a policy says of a prompt or an image."""
+    """What a policy says of a prompt or an image; `|` is what it says of several together."""
 
     blocked: bool = False
     """Forbidden, whatever the caller wants."""
@@ -36,13 +38,38 @@ class Verdict(msgspec.Struct, frozen=True):
     minor: bool = False
     """It sexualises minors, or might; always blocked too."""
     reason: str = ""
-    """Which list or category matched, in the operator's words; nothing of the text or image."""
+    """Which lists and categories matched, in the operator's words; nothing of the text or image."""
+    names_minors: bool = False
+    """It speaks of minors. That is nothing by itself: a child may play football. Together with
+    anything adult, of the same text or of another part of the request, it is `minor`."""
 
     def __post_init__(self) -> None:
         assert self.blocked or not self.minor, "what is found about minors is blocked"
 
+    def __or__(self, other: Verdict) -> Verdict:
+        """The stricter of both in every respect, and what only both together mean."""
+        adult = self.adult or other.adult
+        names_minors = self.names_minors or other.names_minors
+        minor = self.minor or other.minor
+        reasons = [*self.reason.split(", "), *other.reason.split(", ")]
+        if adult and names_minors and not minor:
+            minor = True
+            reasons.append("words [minor]")
+        return Verdict(
+            blocked=self.blocked or other.blocked or minor,
+            adult=adult,
+            minor=minor,
+            reason=", ".join(filter(None, dict.fromkeys(reasons))),
+            names_minors=names_minors,
+        )
+
 
 _ALLOWED: Final = Verdict()
+_OF_SECTION: Final[Mapping[Section, Verdict]] = {
+    "blocked": Verdict(blocked=True, reason="words [blocked]"),
+    "adult": Verdict(adult=True, reason="words [adult]"),
+    "minor": Verdict(names_minors=True),
+}
 
 
 class Policy:
@@ -79,8 +106,7 @@ class Policy:
 
         The classifier is not asked about what a word list forbids already.
         """
-        sections = await self._sections_in(text)
-        verdict = _verdict(sections, {})
+        verdict = await self._compared(text)
         if verdict.blocked or self._prompt_classifier is None:
             return verdict
         try:
@@ -89,7 +115,7 @@ class Policy:
             self._failed(failure)
             return verdict
         self._answered()
-        return _verdict(sections, found)
+        return verdict | _verdict_of(found)
 
     async def judge_image(self, data: bytes, media_type: str) -> Verdict:
         """The verdict on an encoded image, `image/png` or the like. Raises PolicyUnavailable.
@@ -104,19 +130,23 @@ class Policy:
             self._failed(failure)
             return _ALLOWED
         self._answered()
-        return _verdict(frozenset(), found)
+        return _verdict_of(found)
 
     async def aclose(self) -> None:
         """Close connections; the classifier cannot be asked any more."""
         if self._classifier is not None:
             await self._classifier.aclose()
 
-    async def _sections_in(self, text: str) -> frozenset[Section]:
+    async def _compared(self, text: str) -> Verdict:
+        """What the word list says of a text."""
         if self._words is None:
-            return frozenset()
+            return _ALLOWED
         if len(text) <= _INLINE_CHARACTERS_MAX:
-            return self._words.sections_in(text)
-        return await asyncio.to_thread(self._words.sections_in, text)
+            sections = self._words.sections_in(text)
+        else:
+            sections = await asyncio.to_thread(self._words.sections_in, text)
+        found = (_OF_SECTION[section] for section in SECTIONS if section in sections)
+        return functools.reduce(operator.or_, found, _ALLOWED)
 
     def _failed(self, failure: PolicyUnavailable) -> None:
         """Tell the operator once; raises `failure` where unjudged work is refused."""
@@ -174,18 +204,12 @@ def _classifier_of(moderation: Moderation, environ: Mapping[str, str]) -> Classi
         raise SettingInvalid(("moderation", "classifier_key_env"), str(error)) from None
 
 
-def _verdict(sections: Set[Section], found: Mapping[str, ModerationEffect]) -> Verdict:
-    """What words and categories mean together.
-
-    Words for minors mean nothing by themselves: a child may play football. With anything adult,
-    by word or by category, they do.
-    """
+def _verdict_of(found: Mapping[str, ModerationEffect]) -> Verdict:
+    """What the categories that a classifier found mean."""
     effects = set(found.values())
-    adult = "adult" in sections or "adult" in effects
-    minor = "minor" in effects or (adult and "minor" in sections)
-    blocked = minor or "blocked" in sections or "blocked" in effects
-    if not (blocked or adult):
-        return _ALLOWED
-    lists = [f"words [{section}]" for section in sorted(sections) if adult or section != "minor"]
-    categories = sorted(name for name, effect in found.items() if effect != "allow")
-    return Verdict(blocked, adult, minor, ", ".join(lists + categories))
+    return Verdict(
+        blocked=bool(effects & {"blocked", "minor"}),
+        adult="adult" in effects,
+        minor="minor" in effects,
+        reason=", ".join(sorted(name for name, effect in found.items() if effect != "allow")),
+    )
