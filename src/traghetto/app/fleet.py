@@ -228,7 +228,9 @@ class FleetBuilder:
             queue_seconds_max=model.queue_seconds_max,
         )
 
-    def _pool(self, model_id: str, replicas: list[Replica], deadlines: Deadlines) -> ModelPool:
+    def _pool(
+        self, model_id: str, replicas: list[Replica[ChatBackend]], deadlines: Deadlines
+    ) -> ModelPool:
         return ModelPool(
             model_id,
             replicas,
@@ -243,7 +245,7 @@ class FleetBuilder:
     def _guard(self) -> Guard:
         return SINGLE_USER if self._count_accounts() <= 1 else Guard()
 
-    async def _replica(self, model: Model, source: BackendSource) -> Replica:
+    async def _replica(self, model: Model, source: BackendSource) -> Replica[ChatBackend]:
         if isinstance(source, UpstreamSource):
             upstream = source.upstream
             backend = OpenAIBackend(

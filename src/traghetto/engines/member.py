@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import enum
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
-
-import msgspec
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from traghetto.engines.breaker import Breaker, BreakerState, Evidence
 from traghetto.engines.failures import EngineFailure, FailureKind
-from traghetto.engines.protocols import ChatBackend, ChatCall
+from traghetto.engines.protocols import BackendModel
 
 HEALTH_SECONDS_MAX: Final = 5.0
 """A health check that takes longer has failed."""
@@ -33,6 +31,26 @@ _DOWN_KINDS: Final = frozenset(
     }
 )
 """Failed checks that mean "down"; any other answer comes from a server that is there."""
+
+
+class Backend(Protocol):
+    """What a pool needs of a backend, whatever it is for."""
+
+    @property
+    def name(self) -> str:
+        """How logs, metrics and health name it."""
+        ...
+
+    async def models(self) -> list[BackendModel]:
+        """What it serves now; raises EngineFailure."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release what it holds."""
+        ...
+
+
+BackendT = TypeVar("BackendT", bound=Backend)
 
 
 class Report(Protocol):
@@ -54,15 +72,15 @@ class CountAttempt(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(Generic[BackendT]):
     """A backend as a pool is given it."""
 
-    backend: ChatBackend
+    backend: BackendT
     upstream_model: str | None = None
     """The model's name at a server across the network, whose health is then checked; None for
     engines in this process, which need no check."""
     counts_tokens: bool = True
-    """Whether it is worth asking for an exact count of a prompt."""
+    """Of chat backends: whether it is worth asking for an exact count of a prompt."""
 
 
 class Health(enum.Enum):
@@ -73,15 +91,21 @@ class Health(enum.Enum):
     DOWN = "down"
 
 
-class Member:
+class Member(Generic[BackendT]):
     """A replica and everything its pool knows about it."""
 
     def __init__(
-        self, replica: Replica, model_id: str, breaker: Breaker, report: Report, count: CountAttempt
+        self,
+        replica: Replica[BackendT],
+        model_id: str,
+        breaker: Breaker,
+        report: Report,
+        count: CountAttempt,
     ) -> None:
         self.backend = replica.backend
         self.name = replica.backend.name
         self.upstream_model = replica.upstream_model
+        self.counts_tokens = replica.counts_tokens
         self.breaker = breaker
         self.outstanding = 0
         """Calls under way."""
@@ -110,7 +134,7 @@ class Member:
             and self.breaker.state is BreakerState.CLOSED
         )
 
-    def begin(self) -> Attempt:
+    def begin(self) -> Attempt[BackendT]:
         """A call goes there; `is_usable` must hold."""
         return Attempt(self, self.breaker.begin())
 
@@ -187,12 +211,12 @@ class Member:
         self._report(level, event, model=self._model_id, backend=self.name, **fields)
 
 
-class Attempt:
+class Attempt(Generic[BackendT]):
     """One call to one member; it ends exactly once, whatever is said after that."""
 
     __slots__ = ("_is_over", "_is_probe", "member")
 
-    def __init__(self, member: Member, is_probe: bool) -> None:
+    def __init__(self, member: Member[BackendT], is_probe: bool) -> None:
         member.outstanding += 1
         self.member = member
         self._is_probe = is_probe
@@ -204,10 +228,9 @@ class Attempt:
             self.member.breaker.succeeded(is_probe=self._is_probe)
             self.member.note_success()
 
-    def failed(self, failure: EngineFailure, call: ChatCall, principal: str) -> None:
-        """The backend failed, as `failure` says."""
+    def failed(self, failure: EngineFailure, evidence: Evidence) -> None:
+        """The backend failed, as `failure` says and `evidence` shows."""
         if self._end(failure.kind.name.lower()):
-            evidence = Evidence(principal, hash(msgspec.json.encode(call.body)))
             self.member.breaker.failed(failure, evidence, is_probe=self._is_probe)
             self.member.note_failure(failure)
 

@@ -11,12 +11,20 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
+import msgspec
+
+from traghetto.engines.breaker import Evidence
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.member import Attempt
-from traghetto.engines.protocols import ChatCall
+from traghetto.engines.protocols import ChatBackend, ChatCall
 from traghetto.wire.sse import DONE
 
 _NEVER: Final = float("inf")
+
+
+def evidence_of_chat(call: ChatCall, principal: str) -> Evidence:
+    """What a breaker is shown when `call` fails: equal requests of one caller count as one."""
+    return Evidence(principal, hash(msgspec.json.encode(call.body)))
 
 
 class ChatStream:
@@ -28,7 +36,7 @@ class ChatStream:
 
     def __init__(
         self,
-        attempt: Attempt,
+        attempt: Attempt[ChatBackend],
         events: AsyncGenerator[list[bytes], None],
         first: list[bytes],
         call: ChatCall,
@@ -76,7 +84,7 @@ class ChatStream:
         Also of a stream that came to its end: whether that was a good one, its reader judges.
         """
         self._disarm()
-        self._attempt.failed(failure, self._call, self._principal)
+        self._attempt.failed(failure, evidence_of_chat(self._call, self._principal))
 
     async def aclose(self) -> None:
         """Stop the backend's work, or let go of a stream that ended; may be called twice."""

@@ -1,0 +1,160 @@
+"""Images as the gateway sees them: bytes in, bytes out, and everything between in a worker.
+
+Invariants: no byte of an image is decoded in this process; a `ReadImage` was decoded whole;
+what no worker gets done with is the fault of the image, and never of the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from traghetto.media.decoding import Answer
+from traghetto.media.faults import ImageFault, ImageRefused
+from traghetto.media.finishing import Finish
+from traghetto.media.formats import sniff
+from traghetto.workers.failures import TaskFailed, TaskRefused, TaskTimedOut, WorkerDied
+from traghetto.workers.pool import Workers
+
+__all__ = [
+    "Finish",
+    "ImageFault",
+    "ImageFormat",
+    "ImageReader",
+    "ImageRefused",
+    "ImageRules",
+    "ReadImage",
+]
+
+ImageFormat = Literal["jpeg", "png", "webp"]
+
+FILE_BYTES_MAX: Final = 26_214_400
+PIXELS_MAX: Final = 33_177_600
+"""7680 x 4320."""
+FINISHED_FILE_BYTES_MAX: Final = 67_108_864
+"""Of an image that a backend made, before it is encoded as the caller wants it."""
+_PIECE_CHARACTERS: Final = 1 << 20
+_READ: Final = "traghetto.media.decoding:read"
+_FINISH: Final = "traghetto.media.finishing:finish"
+_FAULTS: Final = defaultdict(
+    lambda: ImageFault.UNREADABLE, {fault.value: fault for fault in ImageFault}
+)
+_Answer = TypeVar("_Answer")
+
+
+class ImageRules(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sizes of an image are taken."""
+
+    side_pixels_min: int = 64
+    pixels_min: int = 0
+    pixels_max: int = PIXELS_MAX
+
+
+class ReadImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that was decoded whole and is in its normal form.
+
+    One frame, upright, 8 bits per channel, grey, RGB or RGBA, without anything beside the picture.
+    """
+
+    data: bytes
+    """The encoded image: the caller's own bytes where they were that already."""
+    format: ImageFormat
+    width: int
+    """In pixels."""
+    height: int
+    has_alpha: bool
+
+    def __repr__(self) -> str:
+        """Without the bytes."""
+        return f"ReadImage({self.format}, {self.width} x {self.height})"
+
+
+class ImageReader:
+    """Reads images of callers and finishes images of backends, in worker processes."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        *,
+        file_bytes_max: int = FILE_BYTES_MAX,
+        seconds_max: float = 10.0,
+    ) -> None:
+        """`seconds_max` bounds each image, not counting the time that it waits for a worker."""
+        self._workers = workers
+        self._file_bytes_max = file_bytes_max
+        self._seconds_max = seconds_max
+
+    async def read(self, data: bytes, rules: ImageRules) -> ReadImage:
+        """The image in a file; raises ImageRefused and WorkersBusy."""
+        if len(data) > self._file_bytes_max:
+            raise self._file_too_large()
+        if sniff(data) is None:
+            raise ImageRefused(ImageFault.UNREADABLE, "not an image of a format that is read here")
+        return await self._read(data, rules, given=data)
+
+    async def read_base64(self, text: str, rules: ImageRules) -> ReadImage:
+        """The image in raw base64 or a data URL; raises ImageRefused and WorkersBusy.
+
+        The media type that a data URL declares is ignored: the bytes decide. White space and the
+        URL-safe alphabet are taken, and padding may be missing.
+        """
+        if len(text) > self._file_bytes_max // 2 * 3:
+            raise self._file_too_large()
+        if not text.isascii():
+            raise ImageRefused(ImageFault.UNREADABLE, "not base64")
+        pieces = []
+        for start in range(0, len(text), _PIECE_CHARACTERS):
+            pieces.append(text[start : start + _PIECE_CHARACTERS].encode())
+            await asyncio.sleep(0)  # a long text is copied in turns with everything else
+        return await self._read(pieces, rules)
+
+    async def finish(self, data: bytes, *, format: ImageFormat, finish: Finish) -> bytes:  # noqa: A002 - it is the word
+        """A backend's image, encoded anew as `format` and changed as `finish` says.
+
+        Raises ImageRefused and WorkersBusy.
+        """
+        if len(data) > FINISHED_FILE_BYTES_MAX:
+            raise ImageRefused(ImageFault.FILE_TOO_LARGE, "the backend's file is too large")
+        job = {
+            "data": data,
+            "format": format,
+            "pixels_max": PIXELS_MAX,
+            "finish": msgspec.structs.asdict(finish),
+        }
+        return await self._run(_FINISH, job, bytes)
+
+    async def _read(
+        self, data: bytes | list[bytes], rules: ImageRules, given: bytes = b""
+    ) -> ReadImage:
+        job = {
+            "data": data,
+            "file_bytes_max": self._file_bytes_max,
+            **msgspec.structs.asdict(rules),
+        }
+        answer = await self._run(_READ, job, Answer)
+        return ReadImage(
+            data=given if answer.data is None else answer.data,
+            format=answer.format,
+            width=answer.width,
+            height=answer.height,
+            has_alpha=answer.has_alpha,
+        )
+
+    async def _run(self, task: str, job: dict[str, Any], answers: type[_Answer]) -> _Answer:
+        try:
+            answer = await self._workers.run(task, job, seconds_max=self._seconds_max)
+            return msgspec.convert(answer, answers)
+        except TaskRefused as refused:
+            raise ImageRefused(_FAULTS[refused.kind], refused.reason) from None
+        except (TaskFailed, WorkerDied, TaskTimedOut) as failure:
+            raise ImageRefused(ImageFault.UNREADABLE, str(failure)) from failure
+        except msgspec.ValidationError as error:
+            raise ImageRefused(ImageFault.UNREADABLE, "the worker answered nonsense") from error
+
+    def _file_too_large(self) -> ImageRefused:
+        return ImageRefused(
+            ImageFault.FILE_TOO_LARGE, f"a file of more than {self._file_bytes_max} bytes"
+        )
