@@ -19,7 +19,15 @@ from traghetto.cli import root
 from traghetto.cli.errors import counts_as_failed, error_facts
 from traghetto.errors import Adjunct, Code, ErrorCode, Shape, row_of
 from traghetto.limits.rates import TIERS
-from traghetto.settings import RateNumbers, SettingRow, Upstream, setting_rows, table_rows
+from traghetto.settings import (
+    Moderation,
+    RateNumbers,
+    SettingRow,
+    Upstream,
+    setting_rows,
+    table_rows,
+)
+from traghetto.settings.sources import MODERATION_NAMES
 
 REFERENCE = Path(__file__).parent / "reference"
 COLUMNS = 100
@@ -97,6 +105,10 @@ its line and the nearest known one.
 Every model that is written down has a price; `0` is a price. An amount is a decimal number of USD,
 best written as a string.
 {_member_table(table_rows(ModelTable))}
+## `[moderation]`: what images and their prompts may show
+[Moderation](../how-to/moderation.md) has examples. A variable replaces the value of the file; there
+are no flags.
+{_moderation_table()}
 ## `[rate_limits.CLASS]`: own limits of a size class
 {_member_table(table_rows(RateNumbers))}
 Own numbers replace these, which hold for an account and a model in 60 seconds:
@@ -118,6 +130,23 @@ def _rate_table() -> str:
 
 def _limit(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
+
+
+def _moderation_table() -> str:
+    """The members of `[moderation]`, with the variables of those that have one."""
+    return _table(
+        ("Member", "Default", "Kind", "Meaning", "Environment"),
+        (
+            (
+                f"`{row.name}`",
+                row.default,
+                row.kind,
+                row.description,
+                f"`{row.environment}`" if row.name in MODERATION_NAMES else "",
+            )
+            for row in table_rows(Moderation, "moderation_")
+        ),
+    )
 
 
 def _member_table(rows: Iterable[SettingRow]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from traghetto.settings import (
+    Moderation,
     Origin,
     RateNumbers,
     SettingInvalid,
@@ -135,7 +136,7 @@ def test_rate_limit_tables_turn_limits_on():
 
 def test_every_setting_is_described():
     """Each setting and upstream member has a description that ends as a sentence."""
-    for row in (*setting_rows(), *table_rows(Upstream)):
+    for row in (*setting_rows(), *table_rows(Upstream), *table_rows(Moderation)):
         assert row.description.endswith((".", "`on`.")), row.name
     rows = {row.name: row for row in setting_rows()}
     assert rows["port"].flag == "--port"

@@ -129,8 +129,17 @@ def _configuration(
 
 
 def _check_surroundings(configuration: Configuration, environ: Mapping[str, str]) -> None:
-    """Raises SettingInvalid for a model file or a variable that is named and not there."""
+    """Raises SettingInvalid for a file or a variable that is named and not there."""
     upstreams = configuration.settings.upstreams
+    moderation = configuration.settings.moderation
+    if moderation.words_file is not None and not moderation.words_file.is_file():
+        raise SettingInvalid(("moderation", "words_file"), f"{moderation.words_file} is not a file")
+    key_env = moderation.classifier_key_env
+    if key_env is not None and key_env not in environ:
+        raise SettingInvalid(
+            ("moderation", "classifier_key_env"),
+            f"{key_env} is not set: export it, or remove `classifier_key_env`",
+        )
     for index, model in enumerate(configuration.models):
         for source in model.backends:
             if isinstance(source, GgufSource) and not source.path.is_file():

@@ -80,8 +80,10 @@ def show_model(name: str, config: Path) -> None:
 def check_configuration(config: Path, found_later: bool, as_json: bool) -> None:
     """Check a configuration file for a server on this machine; upstreams are not contacted.
 
-    The model files and the variables of keys that it names have to be there.
+    The files and the variables of keys that it names have to be there.
     """
+    from traghetto.moderation import policy_of  # noqa: PLC0415 - brings an HTTP client, for this only
+
     configuration = read_configuration(
         config, os.environ, backends_required=not found_later, must_run_here=True
     )
@@ -89,6 +91,7 @@ def check_configuration(config: Path, found_later: bool, as_json: bool) -> None:
     sources = [source for model in catalog.models for source in model.backends]
     if any(isinstance(source, GgufSource) for source in sources):
         require_library()
+    policy_of(configuration.settings.moderation)
     if as_json:
         print_json({"valid": True, "models": [model.id for model in catalog.models]})
     else:

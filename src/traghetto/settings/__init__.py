@@ -2,6 +2,9 @@
 
 from traghetto.settings.annotations import SettingRow, setting_rows, table_rows
 from traghetto.settings.fields import (
+    MINORS_CATEGORY,
+    Moderation,
+    ModerationEffect,
     RateNumbers,
     Settings,
     SimulatorFault,
@@ -26,7 +29,10 @@ from traghetto.settings.sources import (
 )
 
 __all__ = [
+    "MINORS_CATEGORY",
     "SETTING_NAMES",
+    "Moderation",
+    "ModerationEffect",
     "Origin",
     "RateNumbers",
     "SettingInvalid",

@@ -14,8 +14,8 @@ from msgspec import Meta
 from traghetto.settings.fields import Settings
 from traghetto.settings.invalid import environment_name, flag_name
 
-TABLES: Final = frozenset({"upstreams", "rate_limit_classes"})
-"""Fields of `Settings` that only the file can set, as tables."""
+TABLES: Final = frozenset({"upstreams", "rate_limit_classes", "moderation"})
+"""Fields of `Settings` that are tables in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,11 @@ def setting_rows() -> list[SettingRow]:
     return [row for row in table_rows(Settings) if row.name not in TABLES]
 
 
-def table_rows(kind: type[msgspec.Struct]) -> list[SettingRow]:
-    """The fields of a table such as `Upstream` as rows, for the reference page."""
+def table_rows(kind: type[msgspec.Struct], prefix: str = "") -> list[SettingRow]:
+    """The fields of a table such as `Upstream` as rows, for the reference page.
+
+    `prefix` comes before their names in variables and flags.
+    """
     rows = []
     hints = hints_of(kind)
     for field in msgspec.structs.fields(kind):
@@ -53,8 +56,8 @@ def table_rows(kind: type[msgspec.Struct]) -> list[SettingRow]:
                 default=shown or _default_text(field),
                 kind=" | ".join(choices) or kind_name(hint),
                 description=description,
-                environment=environment_name(field.name),
-                flag=flag_name(field.name),
+                environment=environment_name(prefix + field.name),
+                flag=flag_name(prefix + field.name),
                 choices=choices,
             )
         )
@@ -114,4 +117,6 @@ def _default_text(field: msgspec.structs.FieldInfo) -> str:
         return "none"
     if default in ((), ""):
         return "empty"
+    if isinstance(default, tuple):
+        return ", ".join(map(str, default))
     return f"{default:g}" if isinstance(default, float) else str(default)

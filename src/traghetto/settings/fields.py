@@ -103,6 +103,79 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("`url` carries no credentials: name a variable in `key_env`")
 
 
+ModerationEffect = Literal["allow", "blocked", "adult", "minor"]
+"""What it means that a classifier finds a category."""
+
+MINORS_CATEGORY: Final = "sexual/minors"
+
+
+class Moderation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator forbids in images and their prompts: the `[moderation]` table."""
+
+    words_file: Annotated[
+        Path | None, Meta(description="Word list (UTF-8) that prompts are compared with.")
+    ] = None
+    classifier_url: Annotated[
+        str | None,
+        Meta(
+            description="Base URL of a server with OpenAI's `/moderations`, such as "
+            "`http://127.0.0.1:8000/v1`."
+        ),
+    ] = None
+    classifier_key_env: Annotated[
+        str | None, Meta(description="Environment variable that holds its API key.")
+    ] = None
+    classifier_model: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="Model that it is asked for; its own choice if not given."),
+    ] = None
+    classifier_seconds_max: Annotated[
+        float, Meta(gt=0, le=60, description="Deadline of one judgement, in seconds.")
+    ] = 5.0
+    judges: Annotated[
+        tuple[Literal["prompts", "images"], ...],
+        Meta(min_length=1, description="What the classifier is asked about: `prompts`, `images`."),
+    ] = ("prompts", "images")
+    on_failure: Annotated[
+        Literal["refuse", "allow"],
+        Meta(
+            description="What becomes of a request while the classifier fails: `refuse` turns it "
+            "away, `allow` goes on as if nothing had been found."
+        ),
+    ] = "refuse"
+    categories: Annotated[
+        Mapping[str, ModerationEffect],
+        Meta(
+            description="What its categories mean: `blocked`, `adult`, `minor` or `allow`.",
+            extra={
+                "default": f"`{MINORS_CATEGORY}` is `minor`, `sexual` is `adult`, others are "
+                "`blocked`"
+            },
+        ),
+    ] = {}
+    thresholds: Annotated[
+        Mapping[str, Annotated[float, Meta(ge=0, le=1)]],
+        Meta(
+            description="Scores, 0 to 1, from which a category is found, whatever the classifier "
+            "itself makes of them.",
+            extra={"default": "the classifier decides"},
+        ),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        if self.classifier_url is None:
+            for name in ("classifier_key_env", "classifier_model", "categories", "thresholds"):
+                if getattr(self, name):
+                    raise SettingInvalid((name,), "there is no classifier; set `classifier_url`")
+            return
+        if problem := _problem_of_classifier_url(self.classifier_url):
+            raise SettingInvalid(("classifier_url",), problem)
+        if self.categories.get(MINORS_CATEGORY) in {"allow", "adult"}:
+            raise SettingInvalid(
+                ("categories", MINORS_CATEGORY), "cannot be allowed; use `minor` or `blocked`"
+            )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The values of every setting."""
 
@@ -288,6 +361,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upstreams: tuple[Upstream, ...] = ()
     rate_limit_classes: Mapping[SizeClass, RateNumbers] = {}
     """Own numbers per size class, from `[rate_limits.CLASS]`; other classes keep the defaults."""
+    moderation: Moderation = Moderation()
 
     def __post_init__(self) -> None:
         for network in self.trusted_proxies:
@@ -324,3 +398,18 @@ def outlives_hold(total_seconds: float, hold_seconds_max: int) -> str | None:
         f"an answer may take {total_seconds:g} s (`total_seconds`), but its hold on funds lasts "
         f"{hold_seconds_max} s (`hold_seconds_max`) and has to last {SETTLE_SECONDS:g} s longer"
     )
+
+
+def _problem_of_classifier_url(url: str) -> str | None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "not a URL; check its host and its port"
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        return "starts with http:// or https:// and names a host"
+    if parts.username or parts.password:
+        return "carries no credentials: name a variable in `classifier_key_env`"
+    if parts.query or parts.fragment:
+        return "ends with its path: remove `?` and `#`"
+    return None

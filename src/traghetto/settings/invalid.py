@@ -31,7 +31,7 @@ class SettingInvalid(ValueError):
         self.origin = origin
 
     def __str__(self) -> str:
-        name = str(self.path[0])
+        name = "_".join(map(str, self.path))
         if self.origin is Origin.ENVIRONMENT:
             return f"environment variable {environment_name(name)}: {self.problem}"
         if self.origin is Origin.FLAG:

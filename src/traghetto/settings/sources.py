@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from traghetto.settings.annotations import TABLES, choices_of, hints_of, kind_name
-from traghetto.settings.fields import RateNumbers, Settings, SizeClass, Upstream
+from traghetto.settings.annotations import TABLES, choices_of, hints_of, kind_name, table_rows
+from traghetto.settings.fields import Moderation, RateNumbers, Settings, SizeClass, Upstream
 from traghetto.settings.invalid import (
     Origin,
     SettingInvalid,
@@ -24,6 +24,8 @@ from traghetto.settings.invalid import (
 
 _HINTS: Final = typing.get_type_hints(Settings, include_extras=True)
 SETTING_NAMES: Final = tuple(name for name in _HINTS if name not in TABLES)
+MODERATION_NAMES: Final = tuple(row.name for row in table_rows(Moderation) if row.kind != "table")
+"""Members of `[moderation]` that have an environment variable."""
 
 _TYPE_WORDS: Final = {
     "int": "a whole number",
@@ -54,19 +56,24 @@ def build_settings(
         elif name == "rate_limits" and isinstance(value, dict):
             values["rate_limits"] = "on"
             values["rate_limit_classes"] = _rate_numbers(value)
+        elif name == "moderation":
+            continue  # the environment has a say in it, below
         elif name in SETTING_NAMES:
             values[name] = convert_field((name,), _HINTS[name], value)
         else:
-            known = {*SETTING_NAMES, "upstreams", "models"}
+            known = {*SETTING_NAMES, "upstreams", "models", "moderation"}
             raise SettingInvalid((name,), unknown_name(name, known))
     for name in SETTING_NAMES:
         given = (environ or {}).get(environment_name(name))
         if given is not None:
-            values[name] = _from_text(name, given, Origin.ENVIRONMENT)
+            values[name] = _from_text((name,), _HINTS[name], given, Origin.ENVIRONMENT)
             origins[name] = Origin.ENVIRONMENT
+    values["moderation"] = _moderation((file or {}).get("moderation", {}), environ or {})
     for name, given in (flags or {}).items():
         if given is not None:
-            values[name] = _from_text(name, given, Origin.FLAG)
+            if name not in SETTING_NAMES:
+                raise SettingInvalid((name,), unknown_name(name, SETTING_NAMES), Origin.FLAG)
+            values[name] = _from_text((name,), _HINTS[name], given, Origin.FLAG)
             origins[name] = Origin.FLAG
     try:
         return Settings(**values)
@@ -96,6 +103,8 @@ def convert_table(kind: type[_TableType], table: object, path: tuple[str | int, 
             raise SettingInvalid(path, f"`{field.name}` is missing")
     try:
         return kind(**values)
+    except SettingInvalid as error:
+        raise SettingInvalid((*path, *error.path), error.problem) from None
     except ValueError as error:
         raise SettingInvalid(path, str(error)) from None
 
@@ -129,16 +138,45 @@ def _rate_numbers(value: dict[str, object]) -> dict[SizeClass, RateNumbers]:
     }
 
 
-def _from_text(name: str, value: Any, origin: Origin) -> Any:
+def _moderation(table: object, environ: Mapping[str, str]) -> Moderation:
+    """The `[moderation]` table of the file, and what the environment says instead."""
+    if not isinstance(table, dict):
+        raise SettingInvalid(("moderation",), "write it as a `[moderation]` table")
+    hints = hints_of(Moderation)
+    values = dict(table)
+    given: set[str] = set()
+    for name in MODERATION_NAMES:
+        path = ("moderation", name)
+        text = environ.get(environment_name("_".join(path)))
+        if text is not None:
+            values[name] = _from_text(path, hints[name], text, Origin.ENVIRONMENT)
+            given.add(name)
+    try:
+        for name in hints.keys() & values.keys() - set(MODERATION_NAMES):
+            values[name] = _convert_members(("moderation", name), hints[name], values[name])
+        return convert_table(Moderation, values, ("moderation",))
+    except SettingInvalid as error:
+        is_given = len(error.path) > 1 and error.path[1] in given
+        origin = Origin.ENVIRONMENT if is_given else Origin.FILE
+        raise SettingInvalid(error.path, error.problem, origin) from None
+
+
+def _convert_members(path: tuple[str | int, ...], kind: Any, table: object) -> dict[str, Any]:
+    """A table whose members all have the type that the annotated `kind` gives them."""
+    if not isinstance(table, dict):
+        raise SettingInvalid(path, "expected a table")
+    member = typing.get_args(typing.get_args(kind)[0])[1]
+    return {name: convert_field((*path, name), member, value) for name, value in table.items()}
+
+
+def _from_text(path: tuple[str, ...], hint: Any, value: Any, origin: Origin) -> Any:
     """A value of the environment or the command line: usually text, lists separated by commas."""
-    if name not in SETTING_NAMES:
-        raise SettingInvalid((name,), unknown_name(name, SETTING_NAMES), origin)
-    if isinstance(value, str) and kind_name(_HINTS[name]) == "list":
+    if isinstance(value, str) and kind_name(hint) == "list":
         value = [part.strip() for part in value.split(",") if part.strip()]
-    elif isinstance(value, str) and kind_name(_HINTS[name]) == "boolean":
+    elif isinstance(value, str) and kind_name(hint) == "boolean":
         value = value.strip().lower()
     try:
-        return convert_field((name,), _HINTS[name], value, strict=False)
+        return convert_field(path, hint, value, strict=False)
     except SettingInvalid as error:
         raise SettingInvalid(error.path, error.problem, origin) from None
 
@@ -165,4 +203,6 @@ def _in_words(refusal: str) -> str:
 
 def _choices_hint(hint: Any) -> str:
     choices = choices_of(hint)
+    if not choices and kind_name(hint) == "list":
+        choices = choices_of(typing.get_args(typing.get_args(hint)[0])[0])
     return f"; choose one of {', '.join(choices)}" if choices else ""

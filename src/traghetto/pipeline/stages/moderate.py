@@ -29,8 +29,7 @@ async def judge_request(
         for picture in pictures:
             if verdict.blocked:
                 break
-            found = await judged_image(policy, picture.data, f"image/{picture.format}")
-            verdict = both(verdict, found)
+            verdict |= await judged_image(policy, picture.data, f"image/{picture.format}")
     return verdict
 
 
@@ -44,22 +43,12 @@ async def judged_prompt(policy: Policy, prompt: str) -> Verdict:
 
 async def judged_image(policy: Policy, data: bytes, media_type: str) -> Verdict:
     """What the policy says of an image; raises MODEL_OFFLINE while it cannot be asked."""
-    if policy.is_empty:
+    if not policy.judges_images:
         return INNOCENT
     try:
         return await policy.judge_image(data, media_type)
     except PolicyUnavailable as unavailable:
         raise _offline(unavailable) from unavailable
-
-
-def both(one: Verdict, other: Verdict) -> Verdict:
-    """The stricter of two verdicts in every respect."""
-    return Verdict(
-        blocked=one.blocked or other.blocked,
-        adult=one.adult or other.adult,
-        minor=one.minor or other.minor,
-        reason=one.reason or other.reason,
-    )
 
 
 def refuse_blocked(verdict: Verdict) -> None:

@@ -16,7 +16,7 @@ from traghetto.errors import Adjunct, ApiError, Code, ErrorCode, sentences
 from traghetto.media.fetching import Fetcher, FetchFault, FetchRefused
 from traghetto.media.images import ImageFault, ImageReader, ImageRefused, ImageRules
 from traghetto.pipeline.exchange import Exchange
-from traghetto.wire.images import SourceAt
+from traghetto.wire.images import Source, SourceAt
 from traghetto.wire.zod import custom_issue, refusal
 from traghetto.workers import WorkersBusy
 
@@ -25,6 +25,8 @@ EDIT_RULES: Final = ImageRules(side_pixels_min=64, pixels_min=65_536)
 USUAL_RULES: Final = ImageRules(side_pixels_min=64)
 """For images that are only looked at."""
 REFERENCE_BYTES_MAX: Final = 8 << 20
+DATA_URL_BYTES_MAX: Final = 256
+"""What may stand before the base64 of a data URL."""
 BUSY_SECONDS: Final = 2
 """When to try again while every worker is taken."""
 
@@ -77,14 +79,15 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
     source = wanted.source.source
     bytes_max = wanted.bytes_max or media.image_bytes_max
     try:
+        _check_size(source, bytes_max)
         if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
             source = await media.fetcher.fetch(
                 source, bytes_max=bytes_max, seconds_max=media.fetch_seconds_max
             )
         if isinstance(source, bytes):
-            read = await media.reader.read(source, wanted.rules, file_bytes_max=bytes_max)
+            read = await media.reader.read(source, wanted.rules)
         else:
-            read = await media.reader.read_base64(source, wanted.rules, file_bytes_max=bytes_max)
+            read = await media.reader.read_base64(source, wanted.rules)
     except FetchRefused as refused:
         is_too_large = refused.fault is FetchFault.TOO_LARGE and not is_chat
         code = ErrorCode.PAYLOAD_TOO_LARGE if is_too_large else Adjunct.IMAGE_NOT_ACCEPTED
@@ -101,3 +104,10 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
             reason="every worker for images is busy",
         ) from busy
     return Picture(read.data, read.format, read.width, read.height, read.has_alpha)
+
+
+def _check_size(source: Source, bytes_max: int) -> None:
+    """Raise PAYLOAD_TOO_LARGE for a file, or base64 of one, above `bytes_max`."""
+    size = len(source) if isinstance(source, bytes) else len(source) // 4 * 3 - DATA_URL_BYTES_MAX
+    if size > bytes_max:
+        raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)

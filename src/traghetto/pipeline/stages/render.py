@@ -34,7 +34,7 @@ from traghetto.pipeline.images.operations import ImageOperation
 from traghetto.pipeline.images.prices import PricedUnits
 from traghetto.pipeline.images.work import Work
 from traghetto.pipeline.services import Fleet, Services
-from traghetto.pipeline.stages.moderate import both, judged_image, judged_prompt, refuse_blocked
+from traghetto.pipeline.stages.moderate import judged_image, judged_prompt, refuse_blocked
 from traghetto.pipeline.stages.settle_units import UnitSettlement
 from traghetto.storage.facts import Fact
 from traghetto.wire.sizes import Size
@@ -205,7 +205,7 @@ async def _delivery(rendering: Rendering, work: Work, image: EngineImage) -> Del
     if not image.is_own or finish.blur or finish.metadata is not None:
         data = await services.media.reader.finish(image.data, format=work.format, finish=finish)
     found = await judged_image(services.policy, data, f"image/{work.format}")
-    verdict = both(rendering.verdict, found)
+    verdict = rendering.verdict | found
     if verdict.blocked and work.blanks_violations:
         return await _blank(rendering, verdict)
     if verdict.adult and work.safe_mode and not finish.blur:
