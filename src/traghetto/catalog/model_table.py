@@ -165,6 +165,13 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: Annotated[
         _Count | None, Meta(description="Longest completion, in tokens.")
     ] = None
+    image_tokens_max: Annotated[
+        _Count | None,
+        Meta(
+            description="Most tokens that one image becomes, where that is known; by the size of "
+            "the image if not given."
+        ),
+    ] = None
     capabilities: Annotated[
         dict[str, Any], Meta(description="What it can do, named as in the listing.")
     ] = msgspec.field(default_factory=dict)
@@ -239,6 +246,7 @@ def model_of(
         deprecation=_deprecation(entry.deprecation),
         context_tokens=entry.context_tokens,
         max_completion_tokens=entry.max_completion_tokens,
+        image_tokens_max=entry.image_tokens_max,
         capabilities=_capabilities(entry, path),
         constraints=entry.constraints,
         spec_members=_spec_members(entry, path),
@@ -263,6 +271,12 @@ def _capabilities(entry: ModelTable, path: TablePath) -> Capabilities:
     for name in sorted(UNSERVED_CAPABILITIES & entry.capabilities.keys()):
         if entry.capabilities[name]:
             raise SettingInvalid((*path, name), "this gateway does not serve that yet; remove it")
+    if entry.engine == "llama" and entry.capabilities.get("supportsVision"):
+        raise SettingInvalid(
+            (*path, "supportsVision"),
+            "a model file is read without its projector, so it takes text only; for images put "
+            "`llama-server --mmproj` behind it as an upstream",
+        )
     usual = SIMULATOR_CAPABILITIES if entry.engine == "simulator" else USUAL_CAPABILITIES
     if entry.type != "text":
         usual = Capabilities()

@@ -27,6 +27,7 @@ from yarl import URL
 
 from traghetto import __version__
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.openai.bodies import BodyInPieces
 
 CONNECT_SECONDS_MAX: Final = 2.0
 HEADER_BYTES_MAX: Final = 64 * 1024
@@ -77,7 +78,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: URL, body: bytes | None = None
+        self, method: str, url: URL, body: bytes | BodyInPieces | None = None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """The answer to one request, its body not yet read; leaving early drops the connection.
 
@@ -85,10 +86,17 @@ class HttpClient:
         connection had died before the answer began), UNUSABLE.
         """
         session = self._session or self._open()
-        data = io.BytesIO(body) if body is not None and len(body) > _WHOLE_BODY_BYTES_MAX else body
+        headers = None
+        data: Any = body
+        if isinstance(body, BodyInPieces):
+            headers = {"Content-Length": str(body.size)}  # or it would go in chunks
+        elif body is not None and len(body) > _WHOLE_BODY_BYTES_MAX:
+            data = io.BytesIO(body)
         _is_new_connection.set(False)
         try:
-            response = await session.request(method, url, data=data, allow_redirects=False)
+            response = await session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            )
         except (aiohttp.ClientError, OSError) as error:
             raise _failure_before_answer(error, is_new=_is_new_connection.get()) from error
         try:
