@@ -18,12 +18,11 @@ from traghetto.media.images import ImageFault, ImageReader, ImageRefused, ImageR
 from traghetto.pipeline.exchange import Exchange
 from traghetto.wire.images import Source, SourceAt
 from traghetto.wire.zod import custom_issue, refusal
-from traghetto.workers import WorkersBusy
+from traghetto.workers.failures import WorkersBusy
 
-EDIT_RULES: Final = ImageRules(side_pixels_min=64, pixels_min=65_536)
-"""For images that are changed or enlarged."""
-USUAL_RULES: Final = ImageRules(side_pixels_min=64)
-"""For images that are only looked at."""
+SIDE_PIXELS_MIN: Final = 64
+EDITED_PIXELS_MIN: Final = 65_536
+"""Of images that are changed or enlarged; those that are only looked at have no such bound."""
 REFERENCE_BYTES_MAX: Final = 8 << 20
 DATA_URL_BYTES_MAX: Final = 256
 """What may stand before the base64 of a data URL."""
@@ -46,6 +45,7 @@ class Media(msgspec.Struct, frozen=True):
     reader: ImageReader
     fetcher: Fetcher
     image_bytes_max: int
+    image_pixels_max: int
     fetch_seconds_max: float
 
 
@@ -53,7 +53,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """An image to be read, and what it must be like."""
 
     source: SourceAt
-    rules: ImageRules = USUAL_RULES
+    pixels_min: int = 0
     bytes_max: int | None = None
     """The largest file; None for the gateway's own bound."""
 
@@ -78,6 +78,11 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
     """One image; `is_chat` has every failure of its fetch told alike (contract A.2, code 16)."""
     source = wanted.source.source
     bytes_max = wanted.bytes_max or media.image_bytes_max
+    rules = ImageRules(
+        side_pixels_min=SIDE_PIXELS_MIN,
+        pixels_min=wanted.pixels_min,
+        pixels_max=media.image_pixels_max,
+    )
     try:
         _check_size(source, bytes_max)
         if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
@@ -85,11 +90,11 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
                 source, bytes_max=bytes_max, seconds_max=media.fetch_seconds_max
             )
         if isinstance(source, bytes):
-            read = await media.reader.read(source, wanted.rules)
+            read = await media.reader.read(source, rules)
         else:
-            read = await media.reader.read_base64(source, wanted.rules)
+            read = await media.reader.read_base64(source, rules)
     except FetchRefused as refused:
-        is_too_large = refused.fault is FetchFault.TOO_LARGE and not is_chat
+        is_too_large = refused.kind is FetchFault.TOO_LARGE and not is_chat
         code = ErrorCode.PAYLOAD_TOO_LARGE if is_too_large else Adjunct.IMAGE_NOT_ACCEPTED
         raise ApiError(code, reason=refused.reason) from refused
     except ImageRefused as refused:
