@@ -232,8 +232,8 @@ def test_a_name_is_resolved_once(closed: RunningGateway) -> None:
     [
         "127.0.0.1", "127.1", "0", "0.0.0.0", "0x7f.1", "2130706433", "0177.0.0.1", "[::1]",
         "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "localhost", "LOCALHOST.", "127.0.0.1.",
-        "１２７.0.0.1", "a@127.0.0.1", "127.0.0.1%00.example", "[fe80::1%25lo]",
-        "metadata.google.internal", "127。0。0。1",
+        "\uff11\uff12\uff17.0.0.1", "a@127.0.0.1", "127.0.0.1%00.example", "[fe80::1%25lo]",
+        "metadata.google.internal", "127\u30020\u30020\u30021",
     ],
 )  # fmt: skip
 def test_spellings_of_this_machine(closed: RunningGateway, host: str) -> None:
