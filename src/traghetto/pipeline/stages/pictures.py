@@ -103,12 +103,17 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
             raise refusal([issue]) from refused
         raise ApiError(FAULT_CODES[refused.fault], reason=refused.reason) from refused
     except WorkersBusy as busy:
-        raise ApiError(
-            ErrorCode.MODEL_AT_CAPACITY,
-            retry_after_seconds=BUSY_SECONDS,
-            reason="every worker for images is busy",
-        ) from busy
+        raise workers_busy() from busy
     return Picture(read.data, read.format, read.width, read.height, read.has_alpha)
+
+
+def workers_busy() -> ApiError:
+    """What a request is told for which no process is free to look at an image."""
+    return ApiError(
+        ErrorCode.MODEL_AT_CAPACITY,
+        retry_after_seconds=BUSY_SECONDS,
+        reason="every worker for images is busy",
+    )
 
 
 def _check_size(source: Source, bytes_max: int) -> None:
