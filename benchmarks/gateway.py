@@ -53,12 +53,12 @@ def prepare(directory: Path, behind: Nginx) -> str:
         """
     )
     account = "benchmark"
-    _administer(directory, "accounts", "create", account, "--usd", CREDIT_USD, "--new-books")
-    secret: str = _administer(directory, "keys", "create", "--account", account)["secret"]
+    administer(directory, "accounts", "create", account, "--usd", CREDIT_USD, "--new-books")
+    secret: str = administer(directory, "keys", "create", "--account", account)["secret"]
     return secret
 
 
-def _administer(directory: Path, *arguments: str) -> dict[str, str]:
+def administer(directory: Path, *arguments: str) -> dict[str, str]:
     command = [*TRAGHETTO, *arguments, "--data-dir", str(directory / "data"), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

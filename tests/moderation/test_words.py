@@ -98,6 +98,7 @@ def test_nothing_is_found_inside_of_other_words(entry: str, text: str) -> None:
         *(f"bo{character}mb" for character in ZERO_WIDTH),
         "b\x00omb",
         "b\u0336o\u0336m\u0336b\u0336",  # struck out
+        "bo\u0336mb",
         "b0mb",
         "b0mb!",
         "b\u043emb",  # a Cyrillic letter
@@ -119,6 +120,14 @@ def test_simple_tricks_are_seen_through(text: str) -> None:
 def test_a_sign_stands_for_the_letters_it_looks_like(entry: str, text: str) -> None:
     """A one is an i or an l."""
     assert finds(entry, text)
+
+
+def test_what_one_reading_finds_does_not_hide_what_another_would() -> None:
+    """A word in clear beside one in disguise: both sections are found."""
+    both = list_of("bomb")
+    both.add("adult", "nude")
+    for text in ("bomb n u d e", "nud3 bomb", "b0mb nude"):
+        assert both.sections_in(text) == {"blocked", "adult"}
 
 
 LETTERS = st.text("abc", min_size=2, max_size=5)

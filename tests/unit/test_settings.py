@@ -152,6 +152,7 @@ def test_limits_have_units(row):
     """A setting with a number says its unit in its name or counts what its name says."""
     if row.kind in {"integer", "number"}:
         counted = ("port", "_count_max", "connections", "requests_max", "depth_max", "nodes_max")
+        counted += ("pixels_max", "workers_max")
         assert "bytes" in row.name or "seconds" in row.name or any(c in row.name for c in counted)
 
 

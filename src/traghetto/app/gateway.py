@@ -7,7 +7,7 @@ application. Nothing here is touched per request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -25,6 +25,7 @@ from traghetto.catalog.model import Model
 from traghetto.clock import Clock, SystemClock
 from traghetto.endpoints.spec import Endpoint
 from traghetto.endpoints.table import endpoint_table
+from traghetto.engines.image_pool import ImagePool
 from traghetto.engines.pool import ModelPool
 from traghetto.errors import ErrorStyle
 from traghetto.http.dispatch import Dispatch, EdgeServices, Readiness
@@ -34,9 +35,13 @@ from traghetto.limits.budget import FailedRequestBudget
 from traghetto.limits.endpoints import EndpointLimiter
 from traghetto.limits.rates import RateLimiter
 from traghetto.limits.refusals import RefusalLog
+from traghetto.media.fetching import Fetcher
+from traghetto.media.images import ImageReader
+from traghetto.moderation import Policy, policy_of
 from traghetto.pipeline.exchange import Exchange
-from traghetto.pipeline.services import Services
+from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.authenticate import require_admin
+from traghetto.pipeline.stages.pictures import Media
 from traghetto.pipeline.stages.receive import BodiesInFlight
 from traghetto.settings import Settings, Upstream
 from traghetto.storage.connector import Store
@@ -44,16 +49,23 @@ from traghetto.storage.reports import SqliteReports
 from traghetto.storage.sqlite import SqliteStore
 from traghetto.telemetry import Metrics, configure_logging, log_event
 from traghetto.wire.schema import validator_for
+from traghetto.workers.limits import WorkerLimits
+from traghetto.workers.pool import Workers
 
+Pool = ModelPool | ImagePool
+Closing = Pool | Policy
+
+WORKER_IDLE_SECONDS_MAX: Final = 60.0
+"""How long a worker process waits for the next image before it ends."""
 SWEEP_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 1.0
 BETWEEN_SLICES_SECONDS: Final = 0.05
 """Thus answers leave faster than a process can make new ones, and charges go in between."""
 UPSTREAM_RETRY_SECONDS: Final = 5.0
 _RELOADED_SETTINGS: Final = frozenset(
-    {"upstreams", "first_event_seconds", "between_events_seconds", "total_seconds"}
+    {"upstreams", "moderation", "first_event_seconds", "between_events_seconds", "total_seconds"}
 )
-"""What a reload takes up besides the models: the servers behind them, and their deadlines."""
+"""What a reload takes up besides the models: servers, deadlines, and what is forbidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +90,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._requests: set[asyncio.Task[Any]] = set()
         """The requests under way; a pool is closed only after those that may know it."""
-        self._retired: set[ModelPool] = set()
-        """Pools that no new request meets, not closed yet."""
+        self._retired: set[Closing] = set()
+        """Pools and policies that no new request meets, not closed yet."""
         self._reloading = asyncio.Lock()
         self._configuration = Configuration(settings)
         """The last one that was accepted."""
@@ -103,7 +115,14 @@ class Gateway:
         # Operators have a place of their own: they do not wait behind the accounts.
         journal = SqliteReports(settings.data_dir, seconds_max=settings.report_seconds_max)
         self.administration = Administration(self.directory, self.book, journal)
-        self._builder = FleetBuilder(launch, clock, self.metrics, self.directory.account_count)
+        self._workers = Workers(
+            WorkerLimits(memory_bytes_max=settings.media_worker_memory_bytes_max),
+            processes_max=settings.media_workers_max,
+            idle_seconds_max=WORKER_IDLE_SECONDS_MAX,
+        )
+        self._builder = FleetBuilder(
+            launch, clock, self.metrics, self.directory.account_count, self._workers
+        )
         self.services = Services(
             settings=settings,
             clock=clock,
@@ -125,6 +144,8 @@ class Gateway:
             refusals=RefusalLog(),
             reports=reports,
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
+            media=_media(settings, self._workers),
+            policy=policy_of(settings.moderation),
             fleet=EMPTY_FLEET,
         )
         self.metrics.watch(
@@ -171,6 +192,9 @@ class Gateway:
             warnings.append(
                 'durability = "normal": a power cut can lose the last charges; "full" cannot'
             )
+        if networks := settings.media_fetch_allow_networks:
+            listed = ", ".join(networks)
+            warnings.append(f"images are also fetched from {listed}: who can ask, can reach them")
         # Last, because the key is shown once: nothing that can fail comes after it.
         admin_key = await self.administration.first_start()
         return Started(
@@ -182,8 +206,12 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pool in (*self.services.fleet.pools.values(), *self._retired):
+        fleet = self.services.fleet
+        for pool in (*fleet.pools.values(), *fleet.image_pools.values(), *self._retired):
             await pool.aclose()
+        await self.services.media.fetcher.aclose()
+        await self.services.policy.aclose()
+        await self._workers.aclose()
         await self._store.aclose()
 
     def request_reload(self) -> None:
@@ -200,12 +228,15 @@ class Gateway:
             try:
                 configuration = self._launch.configuration()
                 configuration.check_hold_seconds(self.services.settings.hold_seconds_max)
+                policy = policy_of(configuration.settings.moderation)
                 silent = await self._builder.ask(self._launch.upstreams)
                 built = await self._builder.build(configuration, self.services.fleet)
             except (OSError, ValueError) as refusal:
                 log_event("error", "reload_refused", reason=str(refusal))
                 return
             self._serve(configuration, built)
+            self._retire_later({self.services.policy})
+            self.services.policy = policy
             self._seek(silent)
             log_event("info", "reloaded", count=len(built.models))
             if waiting := _changed_in_vain(configuration.settings, self.services.settings):
@@ -215,7 +246,9 @@ class Gateway:
         """New requests meet the fleet that was built; pools it has not kept are closed later."""
         before, self.services.fleet = self.services.fleet, built.fleet
         self._configuration = configuration
-        retired = set(before.pools.values()) - set(built.fleet.pools.values())
+        self._retire_later(_pools(before) - _pools(built.fleet))
+
+    def _retire_later(self, retired: Set[Closing]) -> None:
         if retired:
             self._retired |= retired
             self._spawn(self._retire(retired))
@@ -287,15 +320,15 @@ class Gateway:
         self._serve(configuration, built)
         log_event("info", "models_found", count=len(built.models))
 
-    async def _retire(self, pools: set[ModelPool]) -> None:
-        """Close pools that a new fleet has not kept, once every request from before has ended.
+    async def _retire(self, retired: Set[Closing]) -> None:
+        """Close what a reload has not kept, once every request from before has ended.
 
         Whether a request uses a pool cannot be asked of the pool: it may still be counting tokens
         or waiting for a place, and will call the pool later.
         """
         if self._requests:
             await asyncio.wait(set(self._requests))
-        for pool in pools:
+        for pool in retired:
             await pool.aclose()
             self._retired.discard(pool)
 
@@ -336,6 +369,25 @@ async def open_gateway(
             await control.aclose()
     finally:
         await gateway.aclose()
+
+
+def _pools(fleet: Fleet) -> set[Pool]:
+    return {*fleet.pools.values(), *fleet.image_pools.values()}
+
+
+def _media(settings: Settings, workers: Workers) -> Media:
+    """What reads images; raises ValueError for a network that is none."""
+    return Media(
+        ImageReader(
+            workers,
+            file_bytes_max=settings.image_bytes_max,
+            seconds_max=settings.media_seconds_max,
+        ),
+        Fetcher(allow_networks=settings.media_fetch_allow_networks),
+        image_bytes_max=settings.image_bytes_max,
+        image_pixels_max=settings.image_pixels_max,
+        fetch_seconds_max=settings.media_fetch_seconds_max,
+    )
 
 
 def _changed_in_vain(new: Settings, running: Settings) -> list[str]:

@@ -7,6 +7,7 @@ what no worker gets done with is the fault of the image, and never of the gatewa
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections import defaultdict
 from typing import Any, Final, Literal, TypeVar
 
@@ -36,6 +37,10 @@ PIXELS_MAX: Final = 33_177_600
 """7680 x 4320."""
 FINISHED_FILE_BYTES_MAX: Final = 67_108_864
 """Of an image that a backend made, before it is encoded as the caller wants it."""
+_ONE_PIXEL: Final = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""A black PNG."""
 _PIECE_CHARACTERS: Final = 1 << 20
 _READ: Final = "traghetto.media.decoding:read"
 _FINISH: Final = "traghetto.media.finishing:finish"
@@ -125,6 +130,12 @@ class ImageReader:
             "finish": msgspec.structs.asdict(finish),
         }
         return await self._run(_FINISH, job, bytes)
+
+    async def blank(self, width: int, height: int, *, format: ImageFormat) -> bytes:  # noqa: A002 - as above
+        """A black image of a size in pixels; raises WorkersBusy."""
+        return await self.finish(
+            _ONE_PIXEL, format=format, finish=Finish(blank=True, width=width, height=height)
+        )
 
     async def _read(
         self, data: bytes | list[bytes], rules: ImageRules, given: bytes = b""

@@ -51,13 +51,20 @@ BACKGROUND_CODES: Final = _swapped(ErrorCode.INFERENCE_FAILED)
 
 def chat_error(failure: EngineFailure, body: dict[str, Any]) -> ApiError:
     """What the client of a chat is told about `failure`; see `engine_error`."""
-    return engine_error(failure, CHAT_CODES, body)
+    is_unsupported = failure.kind is FailureKind.REJECTED_INPUT
+    return engine_error(failure, CHAT_CODES, body, unsupported_feature=is_unsupported)
 
 
 def engine_error(
-    failure: EngineFailure, codes: Mapping[FailureKind, Code], body: dict[str, Any]
+    failure: EngineFailure,
+    codes: Mapping[FailureKind, Code],
+    body: dict[str, Any],
+    *,
+    unsupported_feature: bool = False,
 ) -> ApiError:
     """What a client is told about `failure`; `body` is the caller's own.
+
+    `unsupported_feature` chooses the budget it counts in, which only chats have two of.
 
     Field names that a backend complains of are passed on only where they exist in that body:
     everything else in a backend's words stays here.
@@ -66,7 +73,7 @@ def engine_error(
         codes[failure.kind],
         fields=tuple(field for field in failure.fields if _exists(body, field)),
         retry_after_seconds=failure.retry_after_seconds,
-        unsupported_feature=failure.kind is FailureKind.REJECTED_INPUT,
+        unsupported_feature=unsupported_feature,
         reason=failure.reason,
     )
 

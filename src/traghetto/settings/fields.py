@@ -352,6 +352,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prompt_enhancement_usd: Annotated[
         str, Meta(description="Price of a rewritten prompt, in USD.")
     ] = "0.04"
+    image_bytes_max: Annotated[
+        int, Meta(ge=1024, le=100_663_296, description="Size of an image file, in bytes.")
+    ] = 26_214_400
+    image_pixels_max: Annotated[
+        int,
+        Meta(ge=65_536, le=134_217_728, description="Width times height of an image, in pixels."),
+    ] = 33_177_600
+    media_workers_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Processes that decode and compute images; none runs before there is "
+            "an image.",
+        ),
+    ] = 2
+    media_worker_memory_bytes_max: Annotated[
+        int, Meta(ge=268_435_456, description="Address space of each of them, in bytes.")
+    ] = 1_610_612_736
+    media_seconds_max: Annotated[
+        float, Meta(gt=0, le=_DAY, description="How long decoding an image may take, in seconds.")
+    ] = 10.0
+    media_fetch_seconds_max: Annotated[
+        float,
+        Meta(gt=0, le=_DAY, description="Deadline of fetching what a URL names, in seconds."),
+    ] = 10.0
+    media_fetch_allow_networks: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Networks (CIDR) that URLs of callers may lead to although they are not "
+            "public, on any port; for tests."
+        ),
+    ] = ()
 
     access_log: Annotated[bool, Meta(description="Write one record per request.")] = False
     log_level: Annotated[
@@ -364,11 +397,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     moderation: Moderation = Moderation()
 
     def __post_init__(self) -> None:
-        for network in self.trusted_proxies:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError as error:
-                raise SettingInvalid(("trusted_proxies",), f"not a network: {error}") from None
+        for name in ("trusted_proxies", "media_fetch_allow_networks"):
+            for network in getattr(self, name):
+                try:
+                    ipaddress.ip_network(network)
+                except ValueError as error:
+                    raise SettingInvalid((name,), f"not a network: {error}") from None
         for origin in self.cors_origins:
             parts = urllib.parse.urlsplit(origin)
             if origin != "*" and not (parts.scheme and parts.netloc and not parts.path):

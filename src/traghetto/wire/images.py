@@ -281,22 +281,20 @@ class _Check:
         self._body = body
         self._constraints = constraints
         self._issues = issues
-        self._is_feature_only = not issues
 
     def add(self, issue: Issue) -> None:
         """Note a violation."""
         self._issues.append(issue)
-        self._is_feature_only = False
 
     def add_unsupported(self, parameter: str) -> None:
         """Note a parameter that the model does not have."""
         text = sentences.PARAMETER_NOT_SUPPORTED.format(parameter=parameter)
-        self._issues.append(custom_issue((parameter,), text))
+        self.add(custom_issue((parameter,), text))
 
     def refuse(self) -> None:
-        """Raise INVALID_REQUEST if there are violations; a missing feature counts as such."""
+        """Raise INVALID_REQUEST if there are violations."""
         if self._issues:
-            raise refusal(self._issues, unsupported_feature=self._is_feature_only)
+            raise refusal(self._issues)
 
     def prompt_length(self, *members: str) -> None:
         """Prompts have at most as many characters as the model takes."""
@@ -314,7 +312,7 @@ class _Check:
         options = self._constraints.get(constraint)
         if not options:
             text = sentences.MODEL_LACKS.format(parameter=member)
-            self._issues.append(custom_issue((member,), text))
+            self.add(custom_issue((member,), text))
         elif value not in options:
             self.add(_not_listed((member,), options, value))
 
@@ -367,11 +365,9 @@ class _Check:
             self.add(_too_big(("style_references",), "array", most, sentences.ARRAY_TOO_LONG))
         elif not self._constraints.get("supportsStyleReferenceStrength"):
             text = sentences.MODEL_LACKS.format(parameter="strength")
-            self._issues.extend(
-                custom_issue(("style_references", index, "strength"), text)
-                for index, reference in enumerate(references)
-                if isinstance(reference, dict) and "strength" in reference
-            )
+            for index, reference in enumerate(references):
+                if isinstance(reference, dict) and "strength" in reference:
+                    self.add(custom_issue(("style_references", index, "strength"), text))
 
 
 def _schema_issues(name: str, body: dict[str, Any]) -> list[Issue]:

@@ -24,5 +24,5 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a task waits for a process, in seconds."""
     start_seconds_max: float = 20.0
     """How long a process may take to start, in seconds."""
-    tasks_per_process_max: int = 500
+    tasks_per_process_max: int = 512
     """After so many a process is replaced, so that no leak of a library grows for ever."""

@@ -58,12 +58,18 @@ class Workers:
         self._waiting: deque[asyncio.Future[_Worker | None]] = deque()
         self._places_taken = 0
         self._workers: set[_Worker] = set()
+        self._is_offline: bool | None = None
         self._is_closed = False
 
     @property
     def processes(self) -> int:
         """How many processes there are, counting those that start or end just now."""
         return self._places_taken
+
+    @property
+    def is_offline(self) -> bool | None:
+        """Whether the processes have no network; None before the first one has started."""
+        return self._is_offline
 
     @property
     def process_ids(self) -> list[int]:
@@ -86,7 +92,7 @@ class Workers:
         worker = await self._take()
         try:
             async with asyncio.timeout(seconds_max):
-                status, *rest = await worker.ask(message)
+                answer = await worker.ask(message)
         except TimeoutError:
             raise TaskTimedOut(f"{task} took more than {seconds_max:g} s") from None
         except (OSError, EOFError):
@@ -95,14 +101,11 @@ class Workers:
             raise WorkerDied(f"the process answered {task} with nonsense: {error}") from None
         finally:
             self._give_back(worker)
-        match status, rest:
-            case process.RESULT, [result]:
-                return result
-            case process.REFUSED, [str(kind), str(reason)]:
-                raise TaskRefused(kind, reason)
-            case ((process.FAILED | process.EXHAUSTED), [str(reason)]):
-                raise TaskFailed(f"{task} failed: {reason}")
-        raise WorkerDied(f"the process answered {task} with an unknown status")
+        if answer[0] == process.RESULT:
+            return answer[1]
+        if answer[0] == process.REFUSED:
+            raise TaskRefused(*answer[1:])
+        raise TaskFailed(f"{task} failed: {answer[1]}")
 
     async def aclose(self) -> None:
         """Kill every process, and return when they are gone; further tasks are refused."""
@@ -176,6 +179,7 @@ class Workers:
             if isinstance(error, (OSError, EOFError, frames.Malformed)):  # a timeout is an OSError
                 raise WorkersBusy("a process that was started did not come up") from None
             raise
+        self._is_offline = worker.is_offline
         return worker
 
     def _give_back(self, worker: _Worker) -> None:
@@ -227,6 +231,7 @@ class _Worker:
         self._is_exhausted = False
         self._is_killed = False
         self._timer: asyncio.TimerHandle | None = None
+        self.is_offline = False
         self.pid: Final = running.pid
         self.ending: Final = asyncio.ensure_future(running.wait())
         """Done when the process is gone."""
@@ -258,11 +263,14 @@ class _Worker:
 
     async def greet(self) -> None:
         """Return when the process is ready; raises OSError, EOFError, Malformed."""
-        if (await self._read_message())[0] != process.READY:
-            raise frames.Malformed("a process began with something else than its greeting")
+        match await self._read_message():
+            case [process.READY, bool(is_offline)]:
+                self.is_offline = is_offline
+            case _:
+                raise frames.Malformed("a process began with something else than its greeting")
 
     async def ask(self, message: frames.Message) -> list[Any]:
-        """The answer to `message`: a status, and what belongs to it.
+        """The answer to `message`: a status of `process`, and what belongs to it.
 
         Raises OSError or EOFError when the process has died, Malformed when it talks nonsense.
         """
@@ -272,7 +280,14 @@ class _Worker:
         await self._loop.sock_sendall(self._channel, head)
         for segment in segments:
             await self._loop.sock_sendall(self._channel, segment)
-        answer = await self._read_message()
+        answer: list[Any] = await self._read_message()
+        match answer:
+            case [process.RESULT, _] | [process.REFUSED, str(), str()]:
+                pass
+            case [(process.FAILED | process.EXHAUSTED), str()]:
+                pass
+            case _:
+                raise frames.Malformed("an answer has another form than answers have")
         self._is_waiting_for_answer = False
         self._is_exhausted = answer[0] == process.EXHAUSTED
         return answer
@@ -311,7 +326,7 @@ class _Worker:
         """Close our end of the socket. Only for who has the process: nothing may be reading it."""
         self._channel.close()
 
-    async def _read_message(self) -> list[Any]:
+    async def _read_message(self) -> Any:
         prefix = await self._read(frames.PREFIX.size)
         length = frames.PREFIX.unpack(prefix)[0]
         if length > frames.HEAD_BYTES_MAX:
@@ -319,10 +334,7 @@ class _Worker:
         head = await self._read(length)
         lengths = frames.segment_lengths(head, self._limits.result_bytes_max)
         segments = [await self._read(length) for length in lengths]
-        value = frames.unpack(head, segments)
-        if not isinstance(value, list) or not value:
-            raise frames.Malformed("an answer is not a list")
-        return value
+        return frames.unpack(head, segments)
 
     async def _read(self, length: int) -> bytes:
         pieces = []

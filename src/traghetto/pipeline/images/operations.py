@@ -37,7 +37,7 @@ from traghetto.pipeline.images.prices import (
     upscale_prices,
 )
 from traghetto.pipeline.images.work import Work
-from traghetto.pipeline.stages.pictures import EDIT_RULES, REFERENCE_BYTES_MAX, Wanted
+from traghetto.pipeline.stages.pictures import EDITED_PIXELS_MIN, REFERENCE_BYTES_MAX, Wanted
 from traghetto.wire.chat import requested_model
 from traghetto.wire.images import (
     BackgroundRequest,
@@ -220,7 +220,7 @@ class Edit(ImageOperation):
         return parse_edit(body, model.constraints)
 
     def wanted(self, request: EditRequest) -> Sequence[Wanted]:
-        return [Wanted(image, EDIT_RULES) for image in request.images]
+        return [Wanted(image, EDITED_PIXELS_MIN) for image in request.images]
 
     def work(
         self, request_id: str, request: EditRequest, pictures: Sequence[Picture], model: Model
@@ -269,7 +269,7 @@ class Upscale(ImageOperation):
         return parse_upscale(body)
 
     def wanted(self, request: UpscaleRequest) -> Sequence[Wanted]:
-        return [Wanted(request.image, EDIT_RULES)]
+        return [Wanted(request.image, EDITED_PIXELS_MIN)]
 
     def work(
         self, request_id: str, request: UpscaleRequest, pictures: Sequence[Picture], model: Model

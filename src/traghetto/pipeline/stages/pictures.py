@@ -26,12 +26,11 @@ from traghetto.media.images import (
 from traghetto.pipeline.exchange import Exchange
 from traghetto.wire.images import Source, SourceAt
 from traghetto.wire.zod import custom_issue, refusal
-from traghetto.workers import WorkersBusy
+from traghetto.workers.failures import WorkersBusy
 
-EDIT_RULES: Final = ImageRules(side_pixels_min=64, pixels_min=65_536)
-"""For images that are changed or enlarged."""
-USUAL_RULES: Final = ImageRules(side_pixels_min=64)
-"""For images that are only looked at."""
+SIDE_PIXELS_MIN: Final = 64
+EDITED_PIXELS_MIN: Final = 65_536
+"""Of images that are changed or enlarged; those that are only looked at have no such bound."""
 REFERENCE_BYTES_MAX: Final = 8 << 20
 DATA_URL_BYTES_MAX: Final = 256
 """What may stand before the base64 of a data URL."""
@@ -54,6 +53,7 @@ class Media(msgspec.Struct, frozen=True):
     reader: ImageReader
     fetcher: Fetcher
     image_bytes_max: int
+    image_pixels_max: int
     fetch_seconds_max: float
 
 
@@ -61,7 +61,7 @@ class Wanted(msgspec.Struct, frozen=True):
     """An image to be read, and what it must be like."""
 
     source: SourceAt
-    rules: ImageRules = USUAL_RULES
+    pixels_min: int = 0
     bytes_max: int | None = None
     """The largest file; None for the gateway's own bound."""
 
@@ -88,6 +88,11 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
     """
     source = wanted.source.source
     bytes_max = wanted.bytes_max or media.image_bytes_max
+    rules = ImageRules(
+        side_pixels_min=SIDE_PIXELS_MIN,
+        pixels_min=wanted.pixels_min,
+        pixels_max=media.image_pixels_max,
+    )
     try:
         _check_size(source, bytes_max)
         if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
@@ -95,13 +100,13 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
                 source, bytes_max=bytes_max, seconds_max=media.fetch_seconds_max
             )
         if isinstance(source, bytes):
-            read = await media.reader.read(source, wanted.rules)
+            read = await media.reader.read(source, rules)
         else:
-            read = await media.reader.read_base64(source, wanted.rules)
+            read = await media.reader.read_base64(source, rules)
         if is_chat and read.format == "webp":
             read = await _without_webp(media.reader, read)
     except FetchRefused as refused:
-        is_too_large = refused.fault is FetchFault.TOO_LARGE and not is_chat
+        is_too_large = refused.kind is FetchFault.TOO_LARGE and not is_chat
         code = ErrorCode.PAYLOAD_TOO_LARGE if is_too_large else Adjunct.IMAGE_NOT_ACCEPTED
         raise ApiError(code, reason=refused.reason) from refused
     except ImageRefused as refused:
@@ -111,12 +116,17 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
         fault = _chat_code(refused.fault, source) if is_chat else FAULT_CODES[refused.fault]
         raise ApiError(fault, reason=refused.reason) from refused
     except WorkersBusy as busy:
-        raise ApiError(
-            ErrorCode.MODEL_AT_CAPACITY,
-            retry_after_seconds=BUSY_SECONDS,
-            reason="every worker for images is busy",
-        ) from busy
+        raise workers_busy() from busy
     return Picture(read.data, read.format, read.width, read.height, read.has_alpha)
+
+
+def workers_busy() -> ApiError:
+    """What a request is told for which no process is free to look at an image."""
+    return ApiError(
+        ErrorCode.MODEL_AT_CAPACITY,
+        retry_after_seconds=BUSY_SECONDS,
+        reason="every worker for images is busy",
+    )
 
 
 def _check_size(source: Source, bytes_max: int) -> None:

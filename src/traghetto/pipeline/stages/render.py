@@ -35,9 +35,11 @@ from traghetto.pipeline.images.prices import PricedUnits
 from traghetto.pipeline.images.work import Work
 from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.moderate import judged_image, judged_prompt, refuse_blocked
+from traghetto.pipeline.stages.pictures import workers_busy
 from traghetto.pipeline.stages.settle_units import UnitSettlement
 from traghetto.storage.facts import Fact
 from traghetto.wire.sizes import Size
+from traghetto.workers.failures import WorkersBusy
 
 STATUS_OK: Final = 200
 MILLISECONDS: Final = 1000
@@ -84,7 +86,10 @@ async def render(rendering: Rendering, settlement: UnitSettlement) -> None:
     try:
         with exchange.watch_disconnect():
             work, enhanced_prompt = await _enhanced(rendering)
-            deliveries = await _deliveries(rendering, work)
+            try:
+                deliveries = await _deliveries(rendering, work)
+            except WorkersBusy as busy:
+                raise workers_busy() from busy
         lines = charged_lines(work, deliveries)
         if enhanced_prompt is not None and lines:
             lines = (*lines, enhancement_price(services))
