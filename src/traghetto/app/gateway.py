@@ -25,6 +25,7 @@ from traghetto.catalog.model import Model
 from traghetto.clock import Clock, SystemClock
 from traghetto.endpoints.spec import Endpoint
 from traghetto.endpoints.table import endpoint_table
+from traghetto.engines.image_pool import ImagePool
 from traghetto.engines.pool import ModelPool
 from traghetto.errors import ErrorStyle
 from traghetto.http.dispatch import Dispatch, EdgeServices, Readiness
@@ -78,7 +79,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[None]] = set()
         self._requests: set[asyncio.Task[Any]] = set()
         """The requests under way; a pool is closed only after those that may know it."""
-        self._retired: set[ModelPool] = set()
+        self._retired: set[ModelPool | ImagePool] = set()
         """Pools that no new request meets, not closed yet."""
         self._reloading = asyncio.Lock()
         self._configuration = Configuration(settings)
@@ -182,7 +183,7 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pool in (*self.services.fleet.pools.values(), *self._retired):
+        for pool in self.services.fleet.every_pool() | self._retired:
             await pool.aclose()
         await self._store.aclose()
 
@@ -215,7 +216,7 @@ class Gateway:
         """New requests meet the fleet that was built; pools it has not kept are closed later."""
         before, self.services.fleet = self.services.fleet, built.fleet
         self._configuration = configuration
-        retired = set(before.pools.values()) - set(built.fleet.pools.values())
+        retired = before.every_pool() - built.fleet.every_pool()
         if retired:
             self._retired |= retired
             self._spawn(self._retire(retired))
@@ -287,7 +288,7 @@ class Gateway:
         self._serve(configuration, built)
         log_event("info", "models_found", count=len(built.models))
 
-    async def _retire(self, pools: set[ModelPool]) -> None:
+    async def _retire(self, pools: set[ModelPool | ImagePool]) -> None:
         """Close pools that a new fleet has not kept, once every request from before has ended.
 
         Whether a request uses a pool cannot be asked of the pool: it may still be counting tokens

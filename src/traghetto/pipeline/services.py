@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from traghetto.accounts.directory import Directory
 from traghetto.catalog.catalog import Catalog
 from traghetto.clock import Clock
+from traghetto.engines.image_pool import ImagePool
 from traghetto.engines.pool import ModelPool
 from traghetto.idempotency.answers import Answers
 from traghetto.ledger.book import Book
@@ -33,6 +34,12 @@ class Fleet:
     """By model id."""
     headers: Mapping[str, tuple[Header, ...]]
     """By model id: what an answer says about the model (contract B.1.8)."""
+    image_pools: Mapping[str, ImagePool] = field(default_factory=dict)
+    """By model id, for models whose answers are images; they have none in `pools`."""
+
+    def every_pool(self) -> set[ModelPool | ImagePool]:
+        """The pools of all kinds, for whoever starts and closes them."""
+        return {*self.pools.values(), *self.image_pools.values()}
 
 
 @dataclass(slots=True)
