@@ -21,11 +21,10 @@ from aiohttp import ClientResponse
 from traghetto.clock import Clock
 from traghetto.engines.classify import failure_of_response
 from traghetto.engines.comfyui.job import failure_of_job, file_of, is_named, refusal_of_graph
-from traghetto.engines.comfyui.workflow import Value, Workflow, picture_name
+from traghetto.engines.comfyui.workflow import Purpose, Value, Workflow, picture_name
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_answers import IMAGE_BYTES_MAX, SEEDS, backend_seed
 from traghetto.engines.image_protocols import (
-    BackgroundCall,
     EditCall,
     EngineImage,
     GenerateCall,
@@ -47,6 +46,8 @@ POLLS_BETWEEN_QUEUE_CHECKS: Final = 8
 """A job that is neither done nor queued is lost, with a restart or by somebody's hand."""
 TIDY_SECONDS_MAX: Final = 5.0
 """How long withdrawing or forgetting a job may take; nobody waits for it, but a stop does."""
+STOP_SECONDS: Final = 1.0
+"""How long a job usually takes to stop when it is told to."""
 REFUSAL_BYTES_MAX: Final = 1 << 20
 """A refusal of a workflow names every node that is wrong."""
 _SUBFOLDER: Final = "traghetto"
@@ -90,6 +91,7 @@ class ComfyUIBackend:
         return self._workflow.name
 
     async def generate(self, call: GenerateCall) -> list[EngineImage]:
+        self._check_purpose("image")
         if call.references:
             raise EngineFailure(
                 FailureKind.REJECTED_INPUT,
@@ -110,6 +112,7 @@ class ComfyUIBackend:
         )
 
     async def edit(self, call: EditCall) -> EngineImage:
+        self._check_purpose("inpaint")
         if len(call.pictures) != self._workflow.pictures:
             raise EngineFailure(
                 FailureKind.REJECTED_INPUT,
@@ -120,14 +123,11 @@ class ComfyUIBackend:
         return await self._change(call.request_id, call.pictures, size, prompt=call.prompt)
 
     async def upscale(self, call: UpscaleCall) -> EngineImage:
+        self._check_purpose("upscale")
         size = (call.width, call.height)
         return await self._change(
             call.request_id, (call.picture,), size, creativity=call.creativity
         )
-
-    async def remove_background(self, call: BackgroundCall) -> EngineImage:
-        size = (call.picture.width, call.picture.height)
-        return await self._change(call.request_id, (call.picture,), size)
 
     async def models(self) -> list[BackendModel]:
         url = self._client.root / "system_stats"
@@ -143,6 +143,10 @@ class ComfyUIBackend:
             if self._tidying:
                 await asyncio.wait(self._tidying)
             await self._client.leave()
+
+    def _check_purpose(self, purpose: Purpose) -> None:
+        if self._workflow.purpose != purpose:
+            raise EngineFailure(FailureKind.REJECTED_INPUT, "the workflow is for something else")
 
     async def _change(
         self,
@@ -178,28 +182,34 @@ class ComfyUIBackend:
 
     async def _run(self, jobs: Sequence[Mapping[str, Value | None]]) -> list[EngineImage]:
         """One image for each of `jobs`, which are the values of its placeholders."""
-        chosen = [new_record_id() for _ in jobs]
-        ids = list(chosen)
+        known: dict[str, bool] = {}
         try:
-            for number, values in enumerate(jobs):
-                ids[number] = await self._queue(chosen[number], self._workflow.filled(values))
+            ids = [await self._queue(self._workflow.filled(values), known) for values in jobs]
             images = [await self._fetch(await self._result(job_id)) for job_id in ids]
         except BaseException:
-            self._tidy(self._withdraw(ids, stoppable=set(chosen)))
+            self._tidy(self._withdraw(known))
             raise
         self._tidy(self._forget(ids))
         return images
 
-    async def _queue(self, job_id: str, graph: dict[str, Any]) -> str:
-        """Put a job into the queue; its id, which servers from before 2025 choose themselves."""
-        body = _encode({"prompt": graph, "prompt_id": job_id, "client_id": self._client_id})
+    async def _queue(self, graph: dict[str, Any], known: dict[str, bool]) -> str:
+        """Put a job into the queue; its id.
+
+        `known` gets every id by which the server may know the job, with whether it is our choice:
+        older servers choose one themselves.
+        """
+        chosen = new_record_id()
+        known[chosen] = True
+        body = _encode({"prompt": graph, "prompt_id": chosen, "client_id": self._client_id})
         async with self._client.request("POST", self._client.root / "prompt", body) as response:
             if response.status != 200:
+                del known[chosen]
                 raise await self._refusal_of_job(response)
             answer = await json_object(response, self._clock)
         taken = answer.get("prompt_id")
         if not isinstance(taken, str) or not is_named(taken):
             raise EngineFailure(FailureKind.BROKEN, "the server does not say which job it took")
+        known.setdefault(taken, False)
         return taken
 
     async def _refusal_of_job(self, response: ClientResponse) -> EngineFailure:
@@ -250,7 +260,8 @@ class ComfyUIBackend:
         """The ids of the jobs in some of the server's queues."""
         async with self._client.request("GET", self._client.root / "queue") as response:
             answer = await json_object(response, self._clock)
-        items = [item for queue in queues for item in answer.get(queue) or ()]
+        lists = [answer.get(queue) for queue in queues]
+        items = [item for items in lists if isinstance(items, list) for item in items]
         return {str(item[1]) for item in items if isinstance(item, list) and len(item) > 1}
 
     async def _fetch(self, file: dict[str, str]) -> EngineImage:
@@ -266,17 +277,22 @@ class ComfyUIBackend:
                 raise EngineFailure(FailureKind.BROKEN, "the picture is none by its content type")
             return EngineImage(await read_body(response, IMAGE_BYTES_MAX))
 
-    async def _withdraw(self, ids: Sequence[str], stoppable: set[str]) -> None:
-        """Take jobs out of the queue, and stop the one that runs if it is one of `stoppable`.
+    async def _withdraw(self, known: Mapping[str, bool]) -> None:
+        """Take jobs out of the queue, and stop the one that runs if it has an id of our choice.
 
         Only recent servers look at the id that they are told to stop; others stop whatever runs.
         So a server is asked first what runs, and one that is too old to take our ids for its jobs
-        finds none of them there and is left in peace.
+        is left in peace.
         """
-        await self._tell("queue", {"delete": list(ids)})
-        for job_id in await self._ids("queue_running") & stoppable:
-            await self._tell("interrupt", {"prompt_id": job_id})
-        await self._forget(ids)
+        if not known:
+            return
+        await self._tell("queue", {"delete": list(known)})
+        for job_id in await self._ids("queue_running"):
+            if known.get(job_id):
+                await self._tell("interrupt", {"prompt_id": job_id})
+                # It goes into the history when it has stopped.
+                await asyncio.sleep(STOP_SECONDS)
+        await self._forget(list(known))
 
     async def _forget(self, ids: Sequence[str]) -> None:
         """Remove jobs from the server's history, where prompts would stay until it restarts."""

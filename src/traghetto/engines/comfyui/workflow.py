@@ -65,6 +65,7 @@ class Workflow:
     def __init__(self, name: str, graph: Mapping[str, Any], purpose: Purpose) -> None:
         """`graph` is decoded JSON. Raises WorkflowInvalid."""
         self.name: Final = name
+        self.purpose: Final = purpose
         _check_format(graph)
         self._graph: dict[str, Any] = {
             node_id: _with_placeholders(node, f"node {node_id}", DEPTH_MAX)
