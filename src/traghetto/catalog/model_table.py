@@ -18,6 +18,7 @@ from msgspec import Meta
 from traghetto.catalog.model import (
     COUNT_MEMBERS,
     FREE_TEXT,
+    IMAGE_TYPES,
     SIMULATOR_CAPABILITIES,
     SIZE_CLASS_OF_TYPE,
     UNSERVED_CAPABILITIES,
@@ -34,6 +35,7 @@ from traghetto.catalog.model import (
     SimulatorSource,
     TextPricing,
     UpstreamSource,
+    WorkflowFile,
 )
 from traghetto.money import UnitPrice, parse_usd
 from traghetto.settings import (
@@ -127,7 +129,15 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...], Meta(description="Names of the upstreams that serve it, as replicas.")
     ] = ()
     upstream_model: Annotated[
-        str | None, Meta(description="Its name there; the id if not given.")
+        str | None,
+        Meta(
+            description="Its name there; the id if not given. For `sdapi` a checkpoint (what is "
+            "loaded if not given) or, for type `upscale`, an upscaler."
+        ),
+    ] = None
+    workflow: Annotated[
+        Path | None,
+        Meta(description="For `comfyui`: the file with its workflow, saved by Export (API)."),
     ] = None
     engine: Annotated[
         Engine | None,
@@ -287,39 +297,77 @@ def _capabilities(entry: ModelTable, path: TablePath) -> Capabilities:
 def _backends(
     entry: ModelTable, path: TablePath, upstreams: Mapping[str, Upstream]
 ) -> tuple[BackendSource, ...]:
-    if entry.engine and entry.upstreams:
-        raise SettingInvalid((*path, "engine"), "a model has `upstreams` or an `engine`, not both")
-    if entry.gguf and entry.engine != "llama":
-        raise SettingInvalid((*path, "gguf"), '`gguf` needs engine = "llama"')
-    if entry.fault and entry.engine != "simulator":
-        raise SettingInvalid((*path, "fault"), '`fault` needs engine = "simulator"')
-    if entry.onnx and entry.engine != "onnx":
-        raise SettingInvalid((*path, "onnx"), '`onnx` needs engine = "onnx"')
-    if entry.engine and entry.type not in ENGINE_TYPES[entry.engine]:
-        suited = ", ".join(ENGINE_TYPES[entry.engine])
-        raise SettingInvalid(
-            (*path, "engine"), f"it serves models of type {suited}, and this one is {entry.type}"
-        )
-    if entry.engine in {"classical", "grabcut"}:
-        return (PixelSource("classical" if entry.engine == "classical" else "grabcut"),)
-    if entry.engine == "onnx":
-        if entry.onnx is None:
-            raise SettingInvalid((*path, "engine"), "name the network's file in `onnx`")
-        return (OnnxSource(entry.onnx),)
-    if entry.engine == "simulator":
-        return (SimulatorSource(entry.fault, entry.first_token_seconds, entry.token_seconds),)
-    if entry.engine == "llama":
-        if entry.gguf is None:
-            raise SettingInvalid((*path, "engine"), "name the model file in `gguf`")
-        return (GgufSource(entry.gguf),)
+    _check_engine(entry, path)
+    match entry.engine:
+        case "simulator":
+            return (SimulatorSource(entry.fault, entry.first_token_seconds, entry.token_seconds),)
+        case "llama":
+            if entry.gguf is None:
+                raise SettingInvalid((*path, "engine"), "name the model file in `gguf`")
+            return (GgufSource(entry.gguf),)
+        case "onnx":
+            if entry.onnx is None:
+                raise SettingInvalid((*path, "engine"), "name the network's file in `onnx`")
+            return (OnnxSource(entry.onnx),)
+        case "classical" | "grabcut":
+            return (PixelSource(entry.engine),)
     for name in entry.upstreams:
         if name not in upstreams:
             known = f"there are {', '.join(upstreams)}" if upstreams else "there are none"
             raise SettingInvalid(
                 (*path, "upstreams"), f"no `[[upstreams]]` table is named {name!r}; {known}"
             )
-    model = entry.upstream_model or entry.id
-    return tuple(UpstreamSource(upstreams[name], model) for name in entry.upstreams)
+    served = tuple(_upstream_source(entry, path, upstreams[name]) for name in entry.upstreams)
+    if entry.workflow and not any(source.workflow for source in served):
+        raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
+    return served
+
+
+def _check_engine(entry: ModelTable, path: TablePath) -> None:
+    """Refuse an engine that does not suit the model, and members of another engine."""
+    if entry.engine and entry.upstreams:
+        raise SettingInvalid((*path, "engine"), "a model has `upstreams` or an `engine`, not both")
+    for member, engine in (("gguf", "llama"), ("fault", "simulator"), ("onnx", "onnx")):
+        if getattr(entry, member) and entry.engine != engine:
+            raise SettingInvalid((*path, member), f'`{member}` needs engine = "{engine}"')
+    if entry.workflow and not entry.upstreams:
+        raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
+    if entry.engine and entry.type not in ENGINE_TYPES[entry.engine]:
+        suited = ", ".join(ENGINE_TYPES[entry.engine])
+        raise SettingInvalid(
+            (*path, "engine"), f"it serves models of type {suited}, and this one is {entry.type}"
+        )
+
+
+def _upstream_source(entry: ModelTable, path: TablePath, upstream: Upstream) -> UpstreamSource:
+    """How `upstream` serves the model; raises SettingInvalid where it cannot."""
+    if upstream.api == "openai":
+        if entry.type == "upscale":
+            raise SettingInvalid(
+                (*path, "upstreams"),
+                f"{upstream.name!r} speaks OpenAI's API, which has no upscaling; name one of "
+                'api = "sdapi" or "comfyui"',
+            )
+        return UpstreamSource(upstream, entry.upstream_model or entry.id)
+    purpose = IMAGE_TYPES.get(entry.type)
+    if purpose is None:
+        raise SettingInvalid(
+            (*path, "upstreams"),
+            f"{upstream.name!r} speaks {upstream.api}, which serves images; give the model the "
+            f"type {', '.join(sorted(IMAGE_TYPES))}, or name another upstream",
+        )
+    if upstream.api == "comfyui":
+        if entry.workflow is None:
+            raise SettingInvalid(
+                path, f"{upstream.name!r} is a ComfyUI; name the file to run in `workflow`"
+            )
+        return UpstreamSource(upstream, None, WorkflowFile(entry.workflow, purpose))
+    if entry.type == "upscale" and entry.upstream_model is None:
+        raise SettingInvalid(
+            path,
+            f'name the upscaler of {upstream.name!r} in `upstream_model`, such as "R-ESRGAN 4x+"',
+        )
+    return UpstreamSource(upstream, entry.upstream_model)
 
 
 def _pricing(entry: ModelTable, path: TablePath) -> tuple[TextPricing, MediaPricing | None]:
