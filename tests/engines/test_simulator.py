@@ -114,8 +114,8 @@ def seen(*pictures: Picture, **body: Any) -> str:
 
 def test_it_says_which_images_it_received() -> None:
     """Their number, sizes and formats: nothing that would need a look at them."""
-    assert " I received 1 image: 640 x 480, PNG. " in seen(SQUARE)
-    assert " I received 2 images: 640 x 480, PNG; 64 x 2048, JPEG. " in seen(SQUARE, STRIP)
+    assert " I received 1 image: 640 x 480, PNG." in seen(SQUARE)
+    assert " I received 2 images: 640 x 480, PNG; 64 x 2048, JPEG." in seen(SQUARE, STRIP)
     note = json.loads(seen(SQUARE, response_format={"type": "json_object"}))["note"]
     assert note.endswith(" I received 1 image: 640 x 480, PNG.")
     assert "received" not in complete(simulator())["choices"][0]["message"]["content"]
