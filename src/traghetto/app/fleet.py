@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 from prometheus_client import Counter
@@ -26,12 +26,14 @@ from traghetto.catalog.catalog import DEFAULT_TRAIT, Catalog, Merged, merge
 from traghetto.catalog.config_file import Configuration
 from traghetto.catalog.discovery import Suggestion, discover
 from traghetto.catalog.model import (
+    IMAGE_TYPES,
     SIMULATOR_CAPABILITIES,
     UNSERVED_CAPABILITIES,
     USUAL_CAPABILITIES,
     BackendSource,
     GgufSource,
     Model,
+    ModelType,
     SimulatorSource,
     UpstreamSource,
     unpriced_model,
@@ -39,13 +41,20 @@ from traghetto.catalog.model import (
 from traghetto.catalog.model_table import is_usable_id
 from traghetto.clock import Clock
 from traghetto.engines.breaker import SINGLE_USER, Guard
+from traghetto.engines.comfyui.backend import ComfyUIBackend
+from traghetto.engines.comfyui.workflow import digest_of_workflow, read_workflow
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_pool import ImagePool
+from traghetto.engines.image_protocols import ImageBackend
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaOptions
+from traghetto.engines.member import CountAttempt, Report
 from traghetto.engines.openai.backend import OpenAIBackend
 from traghetto.engines.openai.client import HttpClient, read_body
+from traghetto.engines.openai.images import OpenAIImageBackend
 from traghetto.engines.pool import ModelPool, Replica
 from traghetto.engines.protocols import BackendModel, ChatBackend, Deadlines
+from traghetto.engines.sdapi.backend import SdapiBackend, SdapiUpscaler
 from traghetto.engines.simulator.backend import SimulatorBackend, SimulatorOptions
 from traghetto.engines.simulator.faults import Fault, FaultPlan, PlannedFault
 from traghetto.limits.concurrency import Gate
@@ -61,7 +70,7 @@ LISTING_BYTES_MAX: Final = 1 << 20
 LISTING_SECONDS_MAX: Final = 10.0
 """An upstream that takes longer to say what it serves is silent."""
 
-EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {})
+EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ class FleetBuilder:
         self._metrics = metrics
         self._count_accounts = count_accounts
         self._random = random.Random()  # noqa: S311 - spreads load and retries, keeps no secret
-        self._clients: dict[tuple[str, str | None], HttpClient] = {}
+        self._clients: dict[tuple[str, str | None, str], HttpClient] = {}
         self._attempts: dict[tuple[str, str], Counter] = {}
         self._listed: dict[str, list[Model]] = {}
         """What each `--upstream` last said it serves: a silent one keeps its models."""
@@ -114,29 +123,36 @@ class FleetBuilder:
         merged = self._merged(configuration)
         served_as: dict[str, _ServedAs] = {}
         pools: dict[str, ModelPool] = {}
+        image_pools: dict[str, ImagePool] = {}
         models: list[Model] = []
         async with AsyncExitStack() as opened:
             for model in Catalog(merged.models).models:
                 way = served_as[model.id] = _served_as(model, configuration.settings)
-                pool = before.pools.get(model.id)
-                if pool is None or self._served_as.get(model.id) != way:
-                    replicas = []
-                    for source in model.backends:
-                        replicas.append(await self._replica(model, source))
-                        opened.push_async_callback(replicas[-1].backend.aclose)
-                    pool = self._pool(model.id, replicas, way.deadlines) if replicas else None
-                if pool is not None:
-                    pools[model.id] = pool
-                models.append(_with_local_context(model, pool))
+                kept = before if self._served_as.get(model.id) == way else EMPTY_FLEET
+                if model.type in IMAGE_TYPES:
+                    images = kept.image_pools.get(model.id)
+                    if images is None and model.backends:
+                        images = self._image_pool(model, way.deadlines, opened)
+                    if images is not None:
+                        image_pools[model.id] = images
+                    models.append(model)
+                else:
+                    pool = kept.pools.get(model.id)
+                    if pool is None and model.backends:
+                        pool = await self._pool(model, way.deadlines, opened)
+                    if pool is not None:
+                        pools[model.id] = pool
+                    models.append(_with_local_context(model, pool))
             fleet = Fleet(
                 Catalog(models),
                 pools,
+                image_pools,
                 {model.id: self._gate(model, before) for model in models},
                 {model.id: _model_headers(model) for model in models},
             )
             opened.pop_all()
-        for pool in pools.values():
-            pool.start()
+        for started in fleet.every_pool():
+            started.start()
         self._served_as = served_as
         return Built(fleet, tuple(models), merged.free_line())
 
@@ -228,19 +244,31 @@ class FleetBuilder:
             queue_seconds_max=model.queue_seconds_max,
         )
 
-    def _pool(
-        self, model_id: str, replicas: list[Replica[ChatBackend]], deadlines: Deadlines
-    ) -> ModelPool:
-        return ModelPool(
-            model_id,
-            replicas,
-            deadlines=deadlines,
-            clock=self._clock,
-            rng=self._random,
-            guard=self._guard,
-            report=_report,
-            on_attempt=self._count_attempt,
-        )
+    async def _pool(self, model: Model, deadlines: Deadlines, opened: AsyncExitStack) -> ModelPool:
+        """A new pool of chat backends, which `opened` closes if the fleet is not built."""
+        replicas = []
+        for source in model.backends:
+            replicas.append(await self._replica(model, source))
+            opened.push_async_callback(replicas[-1].backend.aclose)
+        return ModelPool(model.id, replicas, **self._pool_options(deadlines))
+
+    def _image_pool(self, model: Model, deadlines: Deadlines, opened: AsyncExitStack) -> ImagePool:
+        """A new pool of image backends, likewise."""
+        replicas = []
+        for source in model.backends:
+            replicas.append(self._image_backend(model, source))
+            opened.push_async_callback(replicas[-1].backend.aclose)
+        return ImagePool(model.id, replicas, **self._pool_options(deadlines))
+
+    def _pool_options(self, deadlines: Deadlines) -> _PoolOptions:
+        return {
+            "deadlines": deadlines,
+            "clock": self._clock,
+            "rng": self._random,
+            "guard": self._guard,
+            "report": _report,
+            "on_attempt": self._count_attempt,
+        }
 
     def _guard(self) -> Guard:
         return SINGLE_USER if self._count_accounts() <= 1 else Guard()
@@ -251,13 +279,13 @@ class FleetBuilder:
             backend = OpenAIBackend(
                 upstream.name,
                 self._client(upstream),
-                source.model,
+                source.model or model.id,
                 clock=self._clock,
                 tokenize=upstream.tokenize,
             )
             return Replica(
                 backend,
-                upstream_model=source.model,
+                upstream_model=backend.model,
                 counts_tokens=upstream.tokenize is not None,
             )
         if isinstance(source, GgufSource):
@@ -271,9 +299,33 @@ class FleetBuilder:
             )
         return Replica(_simulator(model, source, self._clock))
 
+    def _image_backend(self, model: Model, source: BackendSource) -> Replica[ImageBackend]:
+        """What makes images for `model`: THE place where engines for images are named.
+
+        Raises ValueError, with a sentence for the operator, or OSError.
+        """
+        if isinstance(source, UpstreamSource):
+            adapter = self._image_adapter(model, source)
+            return Replica(adapter, upstream_model=adapter.model)
+        raise ValueError(
+            f"model {model.id!r}: its `engine` makes no images; name `upstreams` that do"
+        )
+
+    def _image_adapter(self, model: Model, source: UpstreamSource) -> _ImageAdapter:
+        """The adapter to a server across the network; raises ValueError, OSError."""
+        name, client = source.upstream.name, self._client(source.upstream)
+        if source.upstream.api == "openai":
+            return OpenAIImageBackend(name, client, source.model or model.id, clock=self._clock)
+        if source.workflow is not None:
+            workflow = read_workflow(source.workflow.path, source.workflow.purpose)
+            return ComfyUIBackend(name, client, workflow, clock=self._clock, rng=self._random)
+        if model.type == "upscale":
+            return SdapiUpscaler(name, client, source.model or "", clock=self._clock)
+        return SdapiBackend(name, client, source.model, clock=self._clock)
+
     def _client(self, upstream: Upstream) -> HttpClient:
         """One client per server and key, shared by the backends of its models."""
-        identity = (upstream.url, upstream.key_env)
+        identity = (upstream.url, upstream.key_env, upstream.api)
         client = self._clients.get(identity)
         if client is None:
             key = None
@@ -284,7 +336,9 @@ class FleetBuilder:
                         f"upstream {upstream.name!r} takes its key from {upstream.key_env}, which "
                         "is not set: export it, or remove `key_env`"
                     )
-            client = self._clients[identity] = HttpClient(upstream.url, key)
+            # What these servers call authentication (`--api-auth user:password`) is HTTP's Basic.
+            scheme: Literal["Basic", "Bearer"] = "Basic" if upstream.api == "sdapi" else "Bearer"
+            client = self._clients[identity] = HttpClient(upstream.url, key, scheme=scheme)
         return client
 
     def _count_attempt(self, _model: str, backend: str, outcome: str, /) -> None:
@@ -295,13 +349,30 @@ class FleetBuilder:
         attempts.inc()
 
 
+_ImageAdapter: TypeAlias = OpenAIImageBackend | SdapiBackend | SdapiUpscaler | ComfyUIBackend
+
+
+class _PoolOptions(TypedDict):
+    """What pools of every kind are made with."""
+
+    deadlines: Deadlines
+    clock: Clock
+    rng: random.Random
+    guard: Callable[[], Guard]
+    report: Report
+    on_attempt: CountAttempt
+
+
 @dataclass(frozen=True, slots=True)
 class _ServedAs:
     """Everything that a pool was made from; an equal one can be kept."""
 
+    type: ModelType
     backends: tuple[BackendSource, ...]
     context_tokens: int | None
     deadlines: Deadlines
+    workflows: tuple[bytes, ...]
+    """Digests of the files, which change without their names."""
 
 
 def _served_as(model: Model, settings: Settings) -> _ServedAs:
@@ -310,7 +381,8 @@ def _served_as(model: Model, settings: Settings) -> _ServedAs:
         model.between_events_seconds or settings.between_events_seconds,
         model.total_seconds or settings.total_seconds,
     )
-    return _ServedAs(model.backends, model.context_tokens, deadlines)
+    workflows = tuple(digest_of_workflow(file.path) for file in model.workflows())
+    return _ServedAs(model.type, model.backends, model.context_tokens, deadlines, workflows)
 
 
 async def _listing(backend: ChatBackend) -> list[BackendModel]:

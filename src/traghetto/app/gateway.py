@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from traghetto.accounts.administration import Administration
 from traghetto.accounts.control import SOCKET_NAME, serve_control
@@ -39,7 +39,7 @@ from traghetto.media.fetching import Fetcher
 from traghetto.media.images import ImageReader
 from traghetto.moderation import Policy, policy_of
 from traghetto.pipeline.exchange import Exchange
-from traghetto.pipeline.services import Fleet, Services
+from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import require_admin
 from traghetto.pipeline.stages.pictures import Media
 from traghetto.pipeline.stages.receive import BodiesInFlight
@@ -52,8 +52,7 @@ from traghetto.wire.schema import validator_for
 from traghetto.workers.limits import WorkerLimits
 from traghetto.workers.pool import Workers
 
-Pool = ModelPool | ImagePool
-Closing = Pool | Policy
+Closing: TypeAlias = ModelPool | ImagePool | Policy
 
 WORKER_IDLE_SECONDS_MAX: Final = 60.0
 """How long a worker process waits for the next image before it ends."""
@@ -206,9 +205,8 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        fleet = self.services.fleet
-        for pool in (*fleet.pools.values(), *fleet.image_pools.values(), *self._retired):
-            await pool.aclose()
+        for closing in (*self.services.fleet.every_pool(), *self._retired):
+            await closing.aclose()
         await self.services.media.fetcher.aclose()
         await self.services.policy.aclose()
         await self._workers.aclose()
@@ -246,7 +244,7 @@ class Gateway:
         """New requests meet the fleet that was built; pools it has not kept are closed later."""
         before, self.services.fleet = self.services.fleet, built.fleet
         self._configuration = configuration
-        self._retire_later(_pools(before) - _pools(built.fleet))
+        self._retire_later(before.every_pool() - built.fleet.every_pool())
 
     def _retire_later(self, retired: Set[Closing]) -> None:
         if retired:
@@ -369,10 +367,6 @@ async def open_gateway(
             await control.aclose()
     finally:
         await gateway.aclose()
-
-
-def _pools(fleet: Fleet) -> set[Pool]:
-    return {*fleet.pools.values(), *fleet.image_pools.values()}
 
 
 def _media(settings: Settings, workers: Workers) -> Media:

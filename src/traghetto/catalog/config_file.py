@@ -141,6 +141,11 @@ def _check_surroundings(configuration: Configuration, environ: Mapping[str, str]
             f"{key_env} is not set: export it, or remove `classifier_key_env`",
         )
     for index, model in enumerate(configuration.models):
+        for workflow in model.workflows():
+            if not workflow.path.is_file():
+                raise SettingInvalid(
+                    ("models", index, "workflow"), f"{workflow.path} is not a file"
+                )
         for source in model.backends:
             if isinstance(source, GgufSource) and not source.path.is_file():
                 raise SettingInvalid(("models", index, "gguf"), f"{source.path} is not a file")

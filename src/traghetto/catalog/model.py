@@ -6,7 +6,7 @@ Invariants: values are immutable; prices are exact integers; nothing here names 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -46,6 +46,14 @@ any model whose template allows it, and refuse for themselves where it does not.
 SIMULATOR_CAPABILITIES: Final = msgspec.structs.replace(
     USUAL_CAPABILITIES, supportsReasoning=True, supportsReasoningEffort=True
 )
+
+ImageType = Literal["image", "inpaint", "upscale"]
+IMAGE_TYPES: Final[Mapping[ModelType, ImageType]] = {
+    "image": "image",
+    "inpaint": "inpaint",
+    "upscale": "upscale",
+}
+"""Types whose answers are images."""
 
 SIZE_CLASS_OF_TYPE: Final[Mapping[ModelType, SizeClass]] = {
     "text": "xs",
@@ -100,11 +108,22 @@ COUNT_MEMBERS: Final = frozenset({"included", "min_seconds", "max_seconds"})
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowFile:
+    """A file with a workflow of ComfyUI, and the type of the model that it serves."""
+
+    path: Path
+    purpose: ImageType
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSource:
-    """Served by an OpenAI-compatible server, under the name it has there."""
+    """Served by a server across the network, under the name it has there."""
 
     upstream: Upstream
-    model: str
+    model: str | None
+    """None where the server has but one, or is left the choice."""
+    workflow: WorkflowFile | None = None
+    """Of a ComfyUI: what it is to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +220,12 @@ class Model:
             or (isinstance(source, PixelSource) and source.engine == "grabcut")
             for source in self.backends
         )
+
+    def workflows(self) -> Iterator[WorkflowFile]:
+        """The workflows that its backends run."""
+        for source in self.backends:
+            if isinstance(source, UpstreamSource) and source.workflow is not None:
+                yield source.workflow
 
     def admits(self, model_privacy: str) -> bool:
         """Whether a key with that `modelPrivacy` (contract C.2) may use and see it.

@@ -18,6 +18,7 @@ from msgspec import Meta
 from traghetto.catalog.model import (
     COUNT_MEMBERS,
     FREE_TEXT,
+    IMAGE_TYPES,
     SIMULATOR_CAPABILITIES,
     SIZE_CLASS_OF_TYPE,
     UNSERVED_CAPABILITIES,
@@ -34,6 +35,7 @@ from traghetto.catalog.model import (
     SimulatorSource,
     TextPricing,
     UpstreamSource,
+    WorkflowFile,
 )
 from traghetto.money import UnitPrice, parse_usd
 from traghetto.settings import (
@@ -127,7 +129,15 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...], Meta(description="Names of the upstreams that serve it, as replicas.")
     ] = ()
     upstream_model: Annotated[
-        str | None, Meta(description="Its name there; the id if not given.")
+        str | None,
+        Meta(
+            description="Its name there; the id if not given. For `sdapi` a checkpoint (what is "
+            "loaded if not given) or, for type `upscale`, an upscaler."
+        ),
+    ] = None
+    workflow: Annotated[
+        Path | None,
+        Meta(description="For `comfyui`: the file with its workflow, saved by Export (API)."),
     ] = None
     engine: Annotated[
         Engine | None,
@@ -292,6 +302,8 @@ def _backends(
         if entry.onnx is None:
             raise SettingInvalid((*path, "engine"), "name the network's file in `onnx`")
         return (OnnxSource(entry.onnx),)
+    if entry.workflow and not entry.upstreams:
+        raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
     if entry.engine == "simulator":
         return (SimulatorSource(entry.fault, entry.first_token_seconds, entry.token_seconds),)
     if entry.engine == "llama":
@@ -304,8 +316,41 @@ def _backends(
             raise SettingInvalid(
                 (*path, "upstreams"), f"no `[[upstreams]]` table is named {name!r}; {known}"
             )
-    model = entry.upstream_model or entry.id
-    return tuple(UpstreamSource(upstreams[name], model) for name in entry.upstreams)
+    served = tuple(_upstream_source(entry, path, upstreams[name]) for name in entry.upstreams)
+    if entry.workflow and not any(source.workflow for source in served):
+        raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
+    return served
+
+
+def _upstream_source(entry: ModelTable, path: TablePath, upstream: Upstream) -> UpstreamSource:
+    """How `upstream` serves the model; raises SettingInvalid where it cannot."""
+    if upstream.api == "openai":
+        if entry.type == "upscale":
+            raise SettingInvalid(
+                (*path, "upstreams"),
+                f"{upstream.name!r} speaks OpenAI's API, which has no upscaling; name one of "
+                'api = "sdapi" or "comfyui"',
+            )
+        return UpstreamSource(upstream, entry.upstream_model or entry.id)
+    purpose = IMAGE_TYPES.get(entry.type)
+    if purpose is None:
+        raise SettingInvalid(
+            (*path, "upstreams"),
+            f"{upstream.name!r} speaks {upstream.api}, which serves images; give the model the "
+            f"type {', '.join(sorted(IMAGE_TYPES))}, or name another upstream",
+        )
+    if upstream.api == "comfyui":
+        if entry.workflow is None:
+            raise SettingInvalid(
+                path, f"{upstream.name!r} is a ComfyUI; name the file to run in `workflow`"
+            )
+        return UpstreamSource(upstream, None, WorkflowFile(entry.workflow, purpose))
+    if entry.type == "upscale" and entry.upstream_model is None:
+        raise SettingInvalid(
+            path,
+            f'name the upscaler of {upstream.name!r} in `upstream_model`, such as "R-ESRGAN 4x+"',
+        )
+    return UpstreamSource(upstream, entry.upstream_model)
 
 
 def _pricing(entry: ModelTable, path: TablePath) -> tuple[TextPricing, MediaPricing | None]:

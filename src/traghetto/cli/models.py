@@ -21,6 +21,7 @@ from traghetto.catalog import (
 )
 from traghetto.catalog.catalog import LISTING_TYPES
 from traghetto.cli.output import note, print_json, print_table
+from traghetto.engines.comfyui.workflow import read_workflow
 from traghetto.engines.llama.library import require_library
 from traghetto.money import format_usd
 
@@ -92,6 +93,8 @@ def check_configuration(config: Path, found_later: bool, as_json: bool) -> None:
     if any(isinstance(source, GgufSource) for source in sources):
         require_library()
     policy_of(configuration.settings.moderation)
+    for workflow in (file for model in catalog.models for file in model.workflows()):
+        read_workflow(workflow.path, workflow.purpose)
     if as_json:
         print_json({"valid": True, "models": [model.id for model in catalog.models]})
     else:

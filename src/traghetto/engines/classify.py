@@ -47,9 +47,11 @@ _BY_CODE: Final[Mapping[str, FailureKind]] = {
     "context_length_exceeded": FailureKind.CONTEXT_EXCEEDED,
     "exceed_context_size_error": FailureKind.CONTEXT_EXCEEDED,
     "context_exceeded": FailureKind.CONTEXT_EXCEEDED,
-    # A content policy: OpenAI; Azure, outer and inner; DashScope; Google.
+    # A content policy: OpenAI, text and images; Azure, outer and inner; DashScope; Google.
     "content_policy_violation": FailureKind.REJECTED_CONTENT,
+    "moderation_blocked": FailureKind.REJECTED_CONTENT,
     "content_filter": FailureKind.REJECTED_CONTENT,
+    "contentfilter": FailureKind.REJECTED_CONTENT,
     "responsibleaipolicyviolation": FailureKind.REJECTED_CONTENT,
     "data_inspection_failed": FailureKind.REJECTED_CONTENT,
     "datainspectionfailed": FailureKind.REJECTED_CONTENT,

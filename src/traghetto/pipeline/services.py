@@ -33,11 +33,15 @@ class Fleet:
     pools: Mapping[str, ModelPool]
     """Of text models, by id; a model without a pool is served by nothing yet."""
     image_pools: Mapping[str, ImagePool]
-    """Of models for images, by id."""
+    """Of models whose answers are images, by id; they have none in `pools`."""
     gates: Mapping[str, Gate]
     """By model id."""
     headers: Mapping[str, tuple[Header, ...]]
     """By model id: what an answer says about the model (contract B.1.8)."""
+
+    def every_pool(self) -> set[ModelPool | ImagePool]:
+        """The pools of all kinds, for whoever starts and closes them."""
+        return {*self.pools.values(), *self.image_pools.values()}
 
 
 @dataclass(slots=True)

@@ -76,8 +76,12 @@ class RateNumbers(msgspec.Struct, frozen=True):
     ] = None
 
 
+Api = Literal["openai", "sdapi", "comfyui"]
+"""The protocols that a server behind the gateway may speak."""
+
+
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
-    """One OpenAI-compatible server behind the gateway: a `[[upstreams]]` table."""
+    """One server behind the gateway: a `[[upstreams]]` table."""
 
     name: Annotated[
         str,
@@ -87,8 +91,19 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     url: Annotated[str, Meta(description="Base URL, such as `http://127.0.0.1:8000/v1`.")]
+    api: Annotated[
+        Api,
+        Meta(
+            description="What it speaks: `openai`; for images also `sdapi` (AUTOMATIC1111, Forge, "
+            "SD.Next) or `comfyui`."
+        ),
+    ] = "openai"
     key_env: Annotated[
-        str | None, Meta(description="Environment variable that holds its API key.")
+        str | None,
+        Meta(
+            description="Environment variable that holds its API key; for `sdapi` it holds "
+            "`user:password`."
+        ),
     ] = None
     tokenize: Annotated[
         Literal["vllm", "llama.cpp"] | None,
@@ -101,6 +116,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("`url` starts with http:// or https:// and names a host")
         if parts.username or parts.password:
             raise ValueError("`url` carries no credentials: name a variable in `key_env`")
+        if self.tokenize is not None and self.api != "openai":
+            raise ValueError('`tokenize` is for text: it needs api = "openai"')
 
 
 ModerationEffect = Literal["allow", "blocked", "adult", "minor"]

@@ -15,17 +15,10 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from traghetto.clock import Clock
-from traghetto.engines.classify import error_inside, failure_of_event, failure_of_response
+from traghetto.engines.classify import error_inside, failure_of_event
 from traghetto.engines.failures import EngineFailure, FailureKind
-from traghetto.engines.openai.client import (
-    ERROR_BODY_BYTES_MAX,
-    JSON_BODY_BYTES_MAX,
-    HttpClient,
-    media_type,
-    read_body,
-    read_piece,
-    read_prefix,
-)
+from traghetto.engines.openai.answers import json_object, refusal
+from traghetto.engines.openai.client import HttpClient, media_type, read_piece
 from traghetto.engines.openai.discovery import describe_models
 from traghetto.engines.protocols import BackendModel, ChatCall
 from traghetto.wire.completion import decode_answer
@@ -79,7 +72,7 @@ class OpenAIBackend:
     async def complete(self, call: ChatCall) -> dict[str, Any]:
         body = _encode({**call.body, "model": self._model, "stream": False})
         async with self._client.request("POST", self._chat_url, body) as response:
-            return await self._json_answer(response)
+            return await json_object(response, self._clock)
 
     async def stream(self, call: ChatCall) -> AsyncGenerator[list[bytes], None]:
         body = _encode(
@@ -92,10 +85,10 @@ class OpenAIBackend:
         )
         async with self._client.request("POST", self._chat_url, body) as response:
             if response.status != 200:
-                raise await self._refusal(response)
+                raise await refusal(response, self._clock)
             if media_type(response.headers) != "text/event-stream":
                 # A whole answer in place of a stream is at best an error in a 200.
-                await self._json_answer(response)
+                await json_object(response, self._clock)
                 raise EngineFailure(FailureKind.BROKEN, "the answer is not an event stream")
             events = _events(response)
             try:
@@ -123,7 +116,7 @@ class OpenAIBackend:
 
     async def models(self) -> list[BackendModel]:
         async with self._client.request("GET", self._client.api / "models") as response:
-            listing = await self._json_answer(response)
+            listing = await json_object(response, self._clock)
         models = await describe_models(self._client, listing, self._known_models)
         self._known_models = {model.id: model for model in models}
         return models
@@ -135,33 +128,7 @@ class OpenAIBackend:
 
     async def _post(self, url: URL, body: dict[str, Any]) -> dict[str, Any]:
         async with self._client.request("POST", url, _encode(body)) as response:
-            return await self._json_answer(response)
-
-    async def _json_answer(self, response: ClientResponse) -> dict[str, Any]:
-        """The object in a 200 answer; raises EngineFailure for anything else."""
-        if response.status != 200:
-            raise await self._refusal(response)
-        if not media_type(response.headers).endswith("json"):
-            raise EngineFailure(FailureKind.BROKEN, "the answer is not JSON by its content type")
-        body = await read_body(response, JSON_BODY_BYTES_MAX)
-        try:
-            answer = decode_answer(body)
-        except ValueError as error:
-            raise EngineFailure(FailureKind.BROKEN, "the answer is not JSON") from error
-        if (failure := error_inside(answer)) is not None:
-            raise failure
-        if not isinstance(answer, dict):
-            raise EngineFailure(FailureKind.BROKEN, "the answer is not a JSON object")
-        return answer
-
-    async def _refusal(self, response: ClientResponse) -> EngineFailure:
-        body = await read_prefix(response, ERROR_BODY_BYTES_MAX)
-        return failure_of_response(
-            response.status,
-            response.headers,
-            body,
-            utc_seconds=self._clock.utc_ns() / 1e9,
-        )
+            return await json_object(response, self._clock)
 
 
 _PROMPT_MEMBERS: Final[tuple[str, ...]] = ("messages", "tools", "chat_template_kwargs")

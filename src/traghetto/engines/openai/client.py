@@ -10,12 +10,13 @@ is sent to the configured origin only and appears in no log, repr or exception.
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -47,10 +48,17 @@ _is_new_connection: ContextVar[bool] = ContextVar("_is_new_connection", default=
 class HttpClient:
     """Requests to one origin, with connections kept alive between them."""
 
-    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        scheme: Literal["Bearer", "Basic"] = "Bearer",
+    ) -> None:
         """`base_url` is what OpenAI clients call so: with or without its final `/v1`.
 
-        Raises ValueError for a URL that is not plain http or https, or a key that is not ASCII.
+        With the scheme `Basic` the key is `user:password`. Raises ValueError for a URL that is not
+        plain http or https, or a key that is not ASCII.
         """
         url = URL(base_url)
         if url.scheme not in ("http", "https") or not url.host or url.user or url.query_string:
@@ -71,28 +79,40 @@ class HttpClient:
         if api_key is not None:
             if not api_key.isascii() or not api_key.isprintable():
                 raise ValueError("an upstream's API key is printable ASCII")
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            if scheme == "Basic":
+                api_key = base64.b64encode(api_key.encode()).decode()
+            self._headers["Authorization"] = f"{scheme} {api_key}"
         self._session: aiohttp.ClientSession | None = None
         self._users = 0
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: URL, body: bytes | None = None
+        self,
+        method: str,
+        url: URL,
+        body: bytes | None = None,
+        *,
+        content_type: str | None = None,
+        answer_bytes_max: int = JSON_BODY_BYTES_MAX,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """The answer to one request, its body not yet read; leaving early drops the connection.
 
-        Raises EngineFailure: UNREACHABLE, BROKEN (with `stale_connection` where a kept-alive
-        connection had died before the answer began), UNUSABLE.
+        `content_type` is that of `body`, JSON if not given. Raises EngineFailure: UNREACHABLE,
+        BROKEN (with `stale_connection` where a kept-alive connection had died before the answer
+        began), UNUSABLE.
         """
         session = self._session or self._open()
         data = io.BytesIO(body) if body is not None and len(body) > _WHOLE_BODY_BYTES_MAX else body
+        headers = None if content_type is None else {"Content-Type": content_type}
         _is_new_connection.set(False)
         try:
-            response = await session.request(method, url, data=data, allow_redirects=False)
+            response = await session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            )
         except (aiohttp.ClientError, OSError) as error:
             raise _failure_before_answer(error, is_new=_is_new_connection.get()) from error
         try:
-            _check_head(response)
+            _check_head(response, answer_bytes_max)
             yield response
         except (aiohttp.ClientError, OSError) as error:
             raise EngineFailure(FailureKind.BROKEN, "the answer was cut off") from error
@@ -222,7 +242,7 @@ def _failure_before_answer(error: Exception, *, is_new: bool) -> EngineFailure:
     )
 
 
-def _check_head(response: aiohttp.ClientResponse) -> None:
+def _check_head(response: aiohttp.ClientResponse, answer_bytes_max: int) -> None:
     size = 0
     for name, value in response.raw_headers:
         size += len(name) + len(value) + 4
@@ -232,7 +252,7 @@ def _check_head(response: aiohttp.ClientResponse) -> None:
     if encoding is not None and encoding.lower() != "identity":
         raise EngineFailure(FailureKind.UNUSABLE, "the answer is compressed, against our wish")
     length = response.content_length
-    if length is not None and length > JSON_BODY_BYTES_MAX:
+    if length is not None and length > answer_bytes_max:
         raise EngineFailure(FailureKind.UNUSABLE, "the body of the answer is too large")
 
 

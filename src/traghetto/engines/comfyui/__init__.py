@@ -1,0 +1,1 @@
+"""Adapter to ComfyUI, which runs workflows that its operator has drawn."""

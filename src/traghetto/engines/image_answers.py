@@ -1,0 +1,67 @@
+"""What image backends answer, bounded and looked at before anything decodes it.
+
+Invariant: what leaves here is no larger than `IMAGE_BYTES_MAX`; whether it can be decoded is for
+the workers that decode it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final
+
+from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_protocols import EngineImage
+
+IMAGE_BYTES_MAX: Final = 64 << 20
+"""The largest encoded image that is taken from a backend."""
+JSON_IMAGES_BYTES_MAX: Final = 128 << 20
+"""The largest JSON answer with images in it, in base64: one of the largest, or many usual ones."""
+SEEDS: Final = 1 << 32
+"""Backends disagree about negative and large seeds; all take those below this number."""
+
+_SIGNATURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
+_BRANDS: Final = frozenset({b"avif", b"avis", b"heic", b"heix", b"mif1"})
+
+
+def is_image(data: bytes) -> bool:
+    """Whether `data` begins like an image of a format that the gateway reads."""
+    return (
+        data.startswith(_SIGNATURES)
+        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+        or (data[4:8] == b"ftyp" and data[8:12] in _BRANDS)
+    )
+
+
+def checked_image(image: EngineImage) -> EngineImage:
+    """`image`; raises EngineFailure UNUSABLE if it is too large, BROKEN if it is no image."""
+    if len(image.data) > IMAGE_BYTES_MAX:
+        raise EngineFailure(FailureKind.UNUSABLE, "an image of the answer is too large")
+    if not is_image(image.data):
+        raise EngineFailure(FailureKind.BROKEN, "what the backend calls an image is none")
+    return image
+
+
+def image_of_base64(text: Any) -> EngineImage:
+    """The image in a base64 string or a `data:` URL.
+
+    Raises EngineFailure: UNUSABLE if it is too large, BROKEN for everything else that is no
+    base64. A URL that names another place is not followed: who knows where it leads.
+    """
+    if not isinstance(text, str) or not text:
+        raise EngineFailure(FailureKind.BROKEN, "the answer has no image where one should be")
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise EngineFailure(FailureKind.BROKEN, "a data URL of the answer is not base64")
+    if len(text) > -(-IMAGE_BYTES_MAX // 3) * 4:
+        raise EngineFailure(FailureKind.UNUSABLE, "an image of the answer is too large")
+    try:
+        return EngineImage(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise EngineFailure(FailureKind.BROKEN, "an image of the answer is not base64") from error
+
+
+def backend_seed(seed: int) -> int:
+    """A caller's seed, which may be negative, as every backend takes it; equal ones stay equal."""
+    return seed % SEEDS

@@ -1,0 +1,155 @@
+"""The adapter to servers with OpenAI's image API: LocalAI, vLLM-Omni, SGLang, stable-diffusion.cpp.
+
+`/images/generations` takes JSON, `/images/edits` a form with files; both answer base64 in JSON. A
+server that answers with the URL of a file is refused: its operator can have it answer with
+`b64_json`, and following URLs that a backend names would be a way into the network.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from traghetto.clock import Clock
+from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_answers import JSON_IMAGES_BYTES_MAX, backend_seed, image_of_base64
+from traghetto.engines.image_protocols import EditCall, EngineImage, GenerateCall
+from traghetto.engines.openai.answers import json_object
+from traghetto.engines.openai.client import HttpClient
+from traghetto.engines.openai.discovery import describe_models
+from traghetto.engines.openai.multipart import multipart_body
+from traghetto.engines.protocols import BackendModel
+
+_GPT_IMAGE: Final = ("gpt-image", "chatgpt-image")
+"""Models that always answer in base64 and refuse to be asked for it; they know qualities."""
+_STRICT: Final = (*_GPT_IMAGE, "dall-e")
+"""OpenAI's own models refuse parameters they do not know; other servers have more of them."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class OpenAIImageBackend:
+    """One model of one server with OpenAI's image API; an `ImageGenerator` and `ImageEditor`."""
+
+    def __init__(self, name: str, client: HttpClient, model: str, *, clock: Clock) -> None:
+        """`model` is the server's name for it; backends of one server share `client`."""
+        self._name = name
+        self._client = client
+        self._model = model
+        self._clock = clock
+        self._is_gpt_image = model.startswith(_GPT_IMAGE)
+        self._is_strict = model.startswith(_STRICT)
+        self._known_models: dict[str, BackendModel] = {}
+        self._is_open = True
+        client.join()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def model(self) -> str:
+        """The server's name for the model."""
+        return self._model
+
+    async def generate(self, call: GenerateCall) -> list[EngineImage]:
+        if call.references:
+            raise EngineFailure(
+                FailureKind.REJECTED_INPUT,
+                "the server takes no style references",
+                fields=("style_references",),
+            )
+        body = {
+            "model": self._model,
+            "prompt": _inert(call.prompt),
+            "n": call.count,
+            "size": f"{call.width}x{call.height}",
+            **self._format_and_quality(call.quality),
+            **({} if self._is_strict else _diffusion_members(call)),
+        }
+        return await self._images("generations", _encode(body), None, call.count)
+
+    async def edit(self, call: EditCall) -> EngineImage:
+        first = call.pictures[0]
+        fields = {
+            "model": self._model,
+            "prompt": _inert(call.prompt),
+            "n": "1",
+            **self._format_and_quality(call.quality),
+        }
+        if call.width is not None and call.height is not None:
+            fields["size"] = f"{call.width}x{call.height}"
+        elif not self._is_gpt_image:
+            # Servers have a fixed size of their own for edits; OpenAI's models keep the picture's.
+            fields["size"] = f"{first.width}x{first.height}"
+        files = [
+            ("image[]", f"image-{number}.{picture.format}", picture)
+            for number, picture in enumerate(call.pictures, 1)
+        ]
+        content_type, body = multipart_body(fields, files)
+        (image,) = await self._images("edits", body, content_type, 1)
+        return image
+
+    async def models(self) -> list[BackendModel]:
+        async with self._client.request("GET", self._client.api / "models") as response:
+            listing = await json_object(response, self._clock)
+        models = await describe_models(self._client, listing, self._known_models)
+        self._known_models = {model.id: model for model in models}
+        return models
+
+    async def aclose(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            await self._client.leave()
+
+    def _format_and_quality(self, quality: str | None) -> dict[str, str]:
+        if not self._is_gpt_image:
+            return {"response_format": "b64_json"}
+        return {} if quality is None else {"quality": quality}
+
+    async def _images(
+        self, operation: str, body: bytes, content_type: str | None, count: int
+    ) -> list[EngineImage]:
+        async with self._client.request(
+            "POST",
+            self._client.api / "images" / operation,
+            body,
+            content_type=content_type,
+            answer_bytes_max=JSON_IMAGES_BYTES_MAX,
+        ) as response:
+            answer = await json_object(response, self._clock, JSON_IMAGES_BYTES_MAX)
+        items = answer.get("data")
+        if not isinstance(items, list) or len(items) < count:
+            raise EngineFailure(FailureKind.BROKEN, "fewer images than asked for")
+        return [_image_of(item) for item in items[:count]]
+
+
+def _diffusion_members(call: GenerateCall) -> dict[str, Any]:
+    """What OpenAI has no names for, in those of vLLM-Omni and SGLang, and stable-diffusion.cpp."""
+    members: dict[str, Any] = {}
+    if call.negative_prompt:
+        members["negative_prompt"] = call.negative_prompt
+    if call.seed is not None:
+        members["seed"] = backend_seed(call.seed)
+    if call.steps is not None:
+        members["num_inference_steps"] = members["steps"] = call.steps
+    if call.guidance is not None:
+        members["guidance_scale"] = call.guidance
+    return members
+
+
+def _image_of(item: Any) -> EngineImage:
+    if not isinstance(item, dict):
+        raise EngineFailure(FailureKind.BROKEN, "the answer has no image where one should be")
+    if not item.get("b64_json") and not str(item.get("url", "")).startswith("data:"):
+        raise EngineFailure(FailureKind.BROKEN, "the answer has the URL of an image, not the image")
+    return image_of_base64(item.get("b64_json") or item["url"])
+
+
+def _inert(prompt: str) -> str:
+    """`prompt` without the tag by which stable-diffusion.cpp takes parameters from a prompt.
+
+    They would get past every bound and price of ours.
+    """
+    return prompt.replace("sd_cpp_extra_args", "sd_cpp extra args")
