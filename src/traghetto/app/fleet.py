@@ -64,6 +64,7 @@ from traghetto.settings import Settings, Upstream
 from traghetto.telemetry import Metrics, log_event
 from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.completion import decode_answer
+from traghetto.workers.pool import Workers
 
 SIMULATOR_ID: Final = "simulator"
 LISTING_BYTES_MAX: Final = 1 << 20
@@ -86,12 +87,18 @@ class FleetBuilder:
     """Builds the fleets of one gateway."""
 
     def __init__(
-        self, launch: Launch, clock: Clock, metrics: Metrics, count_accounts: Callable[[], int]
+        self,
+        launch: Launch,
+        clock: Clock,
+        metrics: Metrics,
+        count_accounts: Callable[[], int],
+        workers: Workers,
     ) -> None:
         self._launch = launch
         self._clock = clock
         self._metrics = metrics
         self._count_accounts = count_accounts
+        self._workers = workers
         self._random = random.Random()  # noqa: S311 - spreads load and retries, keeps no secret
         self._clients: dict[tuple[str, str | None, str], HttpClient] = {}
         self._attempts: dict[tuple[str, str], Counter] = {}
@@ -297,6 +304,7 @@ class FleetBuilder:
             return Replica(
                 await LlamaBackend.load(source.path, options, name=model.id, clock=self._clock)
             )
+        assert isinstance(source, SimulatorSource), "other engines make no text"
         return Replica(_simulator(model, source, self._clock))
 
     def _image_backend(self, model: Model, source: BackendSource) -> Replica[ImageBackend]:
