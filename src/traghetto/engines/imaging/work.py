@@ -7,12 +7,18 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from traghetto.engines.failures import EngineFailure, FailureKind
-from traghetto.workers import TaskRefused, TaskTimedOut, WorkerError, WorkersBusy
+from traghetto.workers.failures import TaskRefused, TaskTimedOut, WorkerError, WorkersBusy
 
 SECONDS_MAX: Final = 60.0
 """How long a task may take unless an engine says otherwise."""
 BROKEN: Final = "broken"
-"""The kind of a refusal for which the caller is not to blame; any other blames the input."""
+"""The kind of a refusal for which neither the caller nor the operator is to blame."""
+MISCONFIGURED: Final = "misconfigured"
+"""The kind of a refusal that the operator must mend. Any other kind blames the input."""
+_KINDS: Final = {
+    BROKEN: FailureKind.BROKEN,
+    MISCONFIGURED: FailureKind.MISCONFIGURED,
+}
 
 
 class Workers(Protocol):
@@ -38,7 +44,10 @@ async def carry_out(
     except TaskTimedOut as late:
         raise EngineFailure(FailureKind.TIMED_OUT, "an image task took too long") from late
     except TaskRefused as refused:
-        kind = FailureKind.BROKEN if refused.kind == BROKEN else FailureKind.REJECTED_INPUT
+        kind = _KINDS.get(refused.kind, FailureKind.REJECTED_INPUT)
         raise EngineFailure(kind, refused.reason) from refused
     except WorkerError as failed:
         raise EngineFailure(FailureKind.BROKEN, "an image task failed") from failed
+    except ValueError as large:
+        reason = "the pictures are larger than a worker takes"
+        raise EngineFailure(FailureKind.TOO_LARGE, reason) from large
