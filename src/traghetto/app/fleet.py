@@ -22,6 +22,7 @@ import msgspec
 from prometheus_client import Counter
 
 from traghetto.app.launch import Launch
+from traghetto.app.own_models import own_image_models
 from traghetto.catalog.catalog import DEFAULT_TRAIT, Catalog, Merged, merge
 from traghetto.catalog.config_file import Configuration
 from traghetto.catalog.discovery import Suggestion, discover
@@ -34,6 +35,8 @@ from traghetto.catalog.model import (
     GgufSource,
     Model,
     ModelType,
+    OnnxSource,
+    PixelSource,
     SimulatorSource,
     UpstreamSource,
     unpriced_model,
@@ -46,6 +49,13 @@ from traghetto.engines.comfyui.workflow import digest_of_workflow, read_workflow
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_pool import ImagePool
 from traghetto.engines.image_protocols import ImageBackend
+from traghetto.engines.imaging.backends import (
+    ClassicalEditor,
+    ClassicalUpscaler,
+    GrabCutRemover,
+    SimulatedGenerator,
+)
+from traghetto.engines.imaging.onnx_backends import OnnxEngine, OnnxMatting, OnnxUpscaler
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaOptions
 from traghetto.engines.member import CountAttempt, Report
@@ -60,7 +70,7 @@ from traghetto.engines.simulator.faults import Fault, FaultPlan, PlannedFault
 from traghetto.limits.concurrency import Gate
 from traghetto.pipeline.exchange import Header
 from traghetto.pipeline.services import Fleet
-from traghetto.settings import Settings, Upstream
+from traghetto.settings import Settings, SimulatorFault, Upstream
 from traghetto.telemetry import Metrics, log_event
 from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.completion import decode_answer
@@ -139,7 +149,7 @@ class FleetBuilder:
                 if model.type in IMAGE_TYPES:
                     images = kept.image_pools.get(model.id)
                     if images is None and model.backends:
-                        images = self._image_pool(model, way.deadlines, opened)
+                        images = await self._image_pool(model, way.deadlines, opened)
                     if images is not None:
                         image_pools[model.id] = images
                     models.append(model)
@@ -185,7 +195,7 @@ class FleetBuilder:
             for path in self._launch.gguf_files
         )
         if not (configuration.models or self._launch.adds_models):
-            found.append(_simulator_model(created))
+            found += (_simulator_model(created), *own_image_models(created))
         if found and not any(DEFAULT_TRAIT in model.traits for model in configuration.models):
             found[0] = replace(found[0], traits=(DEFAULT_TRAIT,))
         return merge(configuration.models, found)
@@ -259,12 +269,17 @@ class FleetBuilder:
             opened.push_async_callback(replicas[-1].backend.aclose)
         return ModelPool(model.id, replicas, **self._pool_options(deadlines))
 
-    def _image_pool(self, model: Model, deadlines: Deadlines, opened: AsyncExitStack) -> ImagePool:
+    async def _image_pool(
+        self, model: Model, deadlines: Deadlines, opened: AsyncExitStack
+    ) -> ImagePool:
         """A new pool of image backends, likewise."""
         replicas = []
         for source in model.backends:
-            replicas.append(self._image_backend(model, source))
-            opened.push_async_callback(replicas[-1].backend.aclose)
+            replicas.append(self._image_backend(model, source, deadlines))
+            backend = replicas[-1].backend
+            opened.push_async_callback(backend.aclose)
+            if isinstance(backend, OnnxEngine):
+                await backend.check()
         return ImagePool(model.id, replicas, **self._pool_options(deadlines))
 
     def _pool_options(self, deadlines: Deadlines) -> _PoolOptions:
@@ -307,17 +322,39 @@ class FleetBuilder:
         assert isinstance(source, SimulatorSource), "other engines make no text"
         return Replica(_simulator(model, source, self._clock))
 
-    def _image_backend(self, model: Model, source: BackendSource) -> Replica[ImageBackend]:
+    def _image_backend(
+        self, model: Model, source: BackendSource, deadlines: Deadlines
+    ) -> Replica[ImageBackend]:
         """What makes images for `model`: THE place where engines for images are named.
 
         Raises ValueError, with a sentence for the operator, or OSError.
         """
-        if isinstance(source, UpstreamSource):
-            adapter = self._image_adapter(model, source)
-            return Replica(adapter, upstream_model=adapter.model)
-        raise ValueError(
-            f"model {model.id!r}: its `engine` makes no images; name `upstreams` that do"
-        )
+        workers, name, seconds = self._workers, model.id, deadlines.total_seconds
+        match source:
+            case UpstreamSource():
+                adapter = self._image_adapter(model, source)
+                return Replica(adapter, upstream_model=adapter.model)
+            case SimulatorSource():
+                faults = _fault_plan(source.fault)
+                return Replica(
+                    SimulatedGenerator(
+                        workers, name=name, rng=self._random, faults=faults, seconds_max=seconds
+                    )
+                )
+            case PixelSource(engine="grabcut"):
+                faults = _fault_plan(source.fault)
+                return Replica(
+                    GrabCutRemover(workers, name=name, faults=faults, seconds_max=seconds)
+                )
+            case PixelSource():
+                classical = ClassicalUpscaler if model.type == "upscale" else ClassicalEditor
+                faults = _fault_plan(source.fault)
+                return Replica(classical(workers, name=name, faults=faults, seconds_max=seconds))
+            case OnnxSource():
+                network = OnnxUpscaler if model.type == "upscale" else OnnxMatting
+                return Replica(network(workers, source.path, name=name, seconds_max=seconds))
+            case GgufSource():
+                raise ValueError(f"model {name!r}: a GGUF file makes no images")
 
     def _image_adapter(self, model: Model, source: UpstreamSource) -> _ImageAdapter:
         """The adapter to a server across the network; raises ValueError, OSError."""
@@ -431,10 +468,11 @@ def _simulator(model: Model, source: SimulatorSource, clock: Clock) -> Simulator
         first_token_seconds=source.first_token_seconds,
         token_seconds=source.token_seconds,
     )
-    faults = None
-    if source.fault is not None:
-        faults = FaultPlan(PlannedFault(Fault(source.fault)))
-    return SimulatorBackend(clock=clock, options=options, faults=faults)
+    return SimulatorBackend(clock=clock, options=options, faults=_fault_plan(source.fault))
+
+
+def _fault_plan(fault: SimulatorFault | None) -> FaultPlan | None:
+    return None if fault is None else FaultPlan(PlannedFault(Fault(fault)))
 
 
 def _capabilities(claimed: dict[str, Any]) -> Capabilities:

@@ -96,6 +96,11 @@ ENGINE_TYPES: Final[Mapping[Engine, tuple[ModelType, ...]]] = {
     "onnx": ("inpaint", "upscale"),
 }
 """The types of models that an engine can serve."""
+_FAULTY_ENGINES: Final = ("simulator", "classical", "grabcut")
+TEXT_FAULTS: Final[frozenset[SimulatorFault]] = frozenset(
+    {"context-exceeded", "no-finish-reason", "no-done", "no-usage"}
+)
+"""Faults that only answers in text can have."""
 
 
 class DeprecationTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +155,10 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     gguf: Annotated[Path | None, Meta(description="The model file, for engine `llama`.")] = None
     onnx: Annotated[Path | None, Meta(description="The network, for engine `onnx`.")] = None
     fault: Annotated[
-        SimulatorFault | None, Meta(description="A permanent fault, for engine `simulator`.")
+        SimulatorFault | None,
+        Meta(
+            description="A permanent fault, for the engines `simulator`, `classical` and `grabcut`."
+        ),
     ] = None
     first_token_seconds: Annotated[
         float, Meta(ge=0, le=600, description="Pause before the first token, for the simulator.")
@@ -287,8 +295,12 @@ def _backends(
         raise SettingInvalid((*path, "engine"), "a model has `upstreams` or an `engine`, not both")
     if entry.gguf and entry.engine != "llama":
         raise SettingInvalid((*path, "gguf"), '`gguf` needs engine = "llama"')
-    if entry.fault and entry.engine != "simulator":
-        raise SettingInvalid((*path, "fault"), '`fault` needs engine = "simulator"')
+    if entry.fault and entry.engine not in _FAULTY_ENGINES:
+        raise SettingInvalid(
+            (*path, "fault"), f"`fault` needs one of the engines {', '.join(_FAULTY_ENGINES)}"
+        )
+    if entry.fault in TEXT_FAULTS and entry.type != "text":
+        raise SettingInvalid((*path, "fault"), "only models of type text can have this fault")
     if entry.onnx and entry.engine != "onnx":
         raise SettingInvalid((*path, "onnx"), '`onnx` needs engine = "onnx"')
     if entry.engine and entry.type not in ENGINE_TYPES[entry.engine]:
@@ -297,7 +309,9 @@ def _backends(
             (*path, "engine"), f"it serves models of type {suited}, and this one is {entry.type}"
         )
     if entry.engine in {"classical", "grabcut"}:
-        return (PixelSource("classical" if entry.engine == "classical" else "grabcut"),)
+        engine: Literal["classical", "grabcut"]
+        engine = "classical" if entry.engine == "classical" else "grabcut"
+        return (PixelSource(engine, entry.fault),)
     if entry.engine == "onnx":
         if entry.onnx is None:
             raise SettingInvalid((*path, "engine"), "name the network's file in `onnx`")
