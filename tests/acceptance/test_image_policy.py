@@ -51,7 +51,7 @@ def spreads(answer: Answer) -> list[float]:
 
 def spent(gateway: RunningGateway, key: str) -> str:
     keys = gateway.perform("keys.list")["keys"]
-    paid: str = next(row["spent_usd"] for row in keys if row["last6"] == key[-6:])
+    paid: str = next(row["spent_usd"] for row in keys if row["last_six"] == key[-6:])
     return paid
 
 

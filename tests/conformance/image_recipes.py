@@ -325,7 +325,7 @@ def _models(place: Place) -> Iterator[ImageRecipe]:
 def _access(place: Place) -> Iterator[ImageRecipe]:
     yield ImageRecipe(place, "PRO_ONLY_MODEL", "", _sound, members={"pro_only": "true"})
     yield ImageRecipe(
-        place, "UNAUTHORIZED", "privacy", _as_key(model_privacy="PRIVATE_ONLY"),
+        place, "UNAUTHORIZED", "privacy", _as_key(privacy="PRIVATE_ONLY"),
         members={"privacy": '"anonymized"'},
     )  # fmt: skip
     yield ImageRecipe(place, "UNAUTHORIZED", "feature", _sound, members={"feature": '"beta"'})

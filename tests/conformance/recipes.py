@@ -47,8 +47,6 @@ NOT_REACHABLE_YET = {
     "VIDEO_DURATION_TOO_LONG",
     "VIDEO_DURATION_TOO_SHORT",
     "ASR_UPSTREAM_VALIDATION_FAILED",
-    "UPSCALE_FAILED",
-    "IMAGE_EDIT_ERROR",
     "TEE_ATTESTATION_FAILED",
     "TEE_SIGNATURE_FAILED",
     "ASR_UPSTREAM_FAILED",
@@ -865,5 +863,13 @@ PROVOKED_ELSEWHERE = {
     "ENDPOINT_RETIRED",
     "INVALID_CURSOR",
     "TOO_MANY_API_KEYS",
+    # Endpoints for images: image_recipes.py.
+    "CORRUPTED_IMAGE",
+    "IMAGE_EDIT_ERROR",
+    "IMAGE_NOT_ACCEPTED",
+    "IMAGE_TOO_LARGE",
+    "IMAGE_TOO_SMALL",
+    "INVALID_FORM",
+    "UPSCALE_FAILED",
 }
 """Codes that no request to the chat endpoint provokes."""

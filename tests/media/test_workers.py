@@ -133,6 +133,10 @@ def test_a_worker_knows_nothing_of_the_gateway(run, monkeypatch):
         assert "" not in about["path"]
         # The standard streams, the socket, and the listing of the descriptors itself.
         assert len(about["descriptors"]) == 5
+        status = dict(line.split(":\t", 1) for line in about["status"].splitlines())
+        assert status["NoNewPrivs"] == "1"
+        assert int(status["CapEff"], 16) in (0, 1 << 2)
+        assert int(status["CapPrm"], 16) in (0, 1 << 2)
         assert about["niceness"] == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
         heavy = {"PIL", "numpy", "cv2", "onnxruntime", "asyncio", "aiohttp", "traghetto.settings"}
         assert not heavy.intersection(about["modules"])

@@ -22,6 +22,7 @@ import msgspec
 from prometheus_client import Counter
 
 from traghetto.app.launch import Launch
+from traghetto.app.own_models import own_image_models
 from traghetto.catalog.catalog import DEFAULT_TRAIT, Catalog, Merged, merge
 from traghetto.catalog.config_file import Configuration
 from traghetto.catalog.discovery import Suggestion, discover
@@ -34,6 +35,8 @@ from traghetto.catalog.model import (
     GgufSource,
     Model,
     ModelType,
+    OnnxSource,
+    PixelSource,
     SimulatorSource,
     UpstreamSource,
     unpriced_model,
@@ -46,6 +49,13 @@ from traghetto.engines.comfyui.workflow import digest_of_workflow, read_workflow
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_pool import ImagePool
 from traghetto.engines.image_protocols import ImageBackend
+from traghetto.engines.imaging.backends import (
+    ClassicalEditor,
+    ClassicalUpscaler,
+    GrabCutRemover,
+    SimulatedGenerator,
+)
+from traghetto.engines.imaging.onnx_backends import OnnxEngine, OnnxMatting, OnnxUpscaler
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaOptions
 from traghetto.engines.member import CountAttempt, Report
@@ -60,7 +70,7 @@ from traghetto.engines.simulator.faults import Fault, FaultPlan, PlannedFault
 from traghetto.limits.concurrency import Gate
 from traghetto.pipeline.exchange import Header
 from traghetto.pipeline.services import Fleet
-from traghetto.settings import Settings, Upstream
+from traghetto.settings import Settings, SimulatorFault, Upstream
 from traghetto.telemetry import Metrics, log_event
 from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.completion import decode_answer
@@ -77,7 +87,7 @@ _FOUND_TRAITS: Final[Mapping[str, Callable[[Model], bool]]] = {
 }
 """Roles that models play which nobody wrote down, and which of them suit."""
 
-EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {})
+EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {}, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,7 @@ class FleetBuilder:
         self._clock = clock
         self._metrics = metrics
         self._count_accounts = count_accounts
+        self._workers = workers
         self._random = random.Random()  # noqa: S311 - spreads load and retries, keeps no secret
         self._clients: dict[tuple[str, str | None, str], HttpClient] = {}
         self._attempts: dict[tuple[str, str], Counter] = {}
@@ -145,7 +156,7 @@ class FleetBuilder:
                 if model.type in IMAGE_TYPES:
                     images = kept.image_pools.get(model.id)
                     if images is None and model.backends:
-                        images = self._image_pool(model, way.deadlines, opened)
+                        images = await self._image_pool(model, way.deadlines, opened)
                     if images is not None:
                         image_pools[model.id] = images
                     models.append(model)
@@ -159,9 +170,9 @@ class FleetBuilder:
             fleet = Fleet(
                 Catalog(models),
                 pools,
+                image_pools,
                 {model.id: self._gate(model, before) for model in models},
                 {model.id: _model_headers(model) for model in models},
-                image_pools,
             )
             opened.pop_all()
         for started in fleet.every_pool():
@@ -191,7 +202,7 @@ class FleetBuilder:
             for path in self._launch.gguf_files
         )
         if not (configuration.models or self._launch.adds_models):
-            found.append(_simulator_model(created))
+            found += (_simulator_model(created), *own_image_models(created))
         for trait, suits in _FOUND_TRAITS.items():
             if not any(trait in model.traits for model in configuration.models):
                 _give_trait(trait, found, suits)
@@ -266,12 +277,17 @@ class FleetBuilder:
             opened.push_async_callback(replicas[-1].backend.aclose)
         return ModelPool(model.id, replicas, **self._pool_options(deadlines))
 
-    def _image_pool(self, model: Model, deadlines: Deadlines, opened: AsyncExitStack) -> ImagePool:
+    async def _image_pool(
+        self, model: Model, deadlines: Deadlines, opened: AsyncExitStack
+    ) -> ImagePool:
         """A new pool of image backends, likewise."""
         replicas = []
         for source in model.backends:
-            replicas.append(self._image_backend(model, source))
-            opened.push_async_callback(replicas[-1].backend.aclose)
+            replicas.append(self._image_backend(model, source, deadlines))
+            backend = replicas[-1].backend
+            opened.push_async_callback(backend.aclose)
+            if isinstance(backend, OnnxEngine):
+                await backend.check()
         return ImagePool(model.id, replicas, **self._pool_options(deadlines))
 
     def _pool_options(self, deadlines: Deadlines) -> _PoolOptions:
@@ -311,20 +327,42 @@ class FleetBuilder:
             return Replica(
                 await LlamaBackend.load(source.path, options, name=model.id, clock=self._clock)
             )
-        assert isinstance(source, SimulatorSource), "the other engines make images"
+        assert isinstance(source, SimulatorSource), "other engines make no text"
         return Replica(_simulator(model, source, self._clock))
 
-    def _image_backend(self, model: Model, source: BackendSource) -> Replica[ImageBackend]:
+    def _image_backend(
+        self, model: Model, source: BackendSource, deadlines: Deadlines
+    ) -> Replica[ImageBackend]:
         """What makes images for `model`: THE place where engines for images are named.
 
         Raises ValueError, with a sentence for the operator, or OSError.
         """
-        if isinstance(source, UpstreamSource):
-            adapter = self._image_adapter(model, source)
-            return Replica(adapter, upstream_model=adapter.model)
-        raise ValueError(
-            f"model {model.id!r}: its `engine` makes no images; name `upstreams` that do"
-        )
+        workers, name, seconds = self._workers, model.id, deadlines.total_seconds
+        match source:
+            case UpstreamSource():
+                adapter = self._image_adapter(model, source)
+                return Replica(adapter, upstream_model=adapter.model)
+            case SimulatorSource():
+                faults = _fault_plan(source.fault)
+                return Replica(
+                    SimulatedGenerator(
+                        workers, name=name, rng=self._random, faults=faults, seconds_max=seconds
+                    )
+                )
+            case PixelSource(engine="grabcut"):
+                faults = _fault_plan(source.fault)
+                return Replica(
+                    GrabCutRemover(workers, name=name, faults=faults, seconds_max=seconds)
+                )
+            case PixelSource():
+                classical = ClassicalUpscaler if model.type == "upscale" else ClassicalEditor
+                faults = _fault_plan(source.fault)
+                return Replica(classical(workers, name=name, faults=faults, seconds_max=seconds))
+            case OnnxSource():
+                network = OnnxUpscaler if model.type == "upscale" else OnnxMatting
+                return Replica(network(workers, source.path, name=name, seconds_max=seconds))
+            case GgufSource():
+                raise ValueError(f"model {name!r}: a GGUF file makes no images")
 
     def _image_adapter(self, model: Model, source: UpstreamSource) -> _ImageAdapter:
         """The adapter to a server across the network; raises ValueError, OSError."""
@@ -438,10 +476,11 @@ def _simulator(model: Model, source: SimulatorSource, clock: Clock) -> Simulator
         first_token_seconds=source.first_token_seconds,
         token_seconds=source.token_seconds,
     )
-    faults = None
-    if source.fault is not None:
-        faults = FaultPlan(PlannedFault(Fault(source.fault)))
-    return SimulatorBackend(clock=clock, options=options, faults=faults)
+    return SimulatorBackend(clock=clock, options=options, faults=_fault_plan(source.fault))
+
+
+def _fault_plan(fault: SimulatorFault | None) -> FaultPlan | None:
+    return None if fault is None else FaultPlan(PlannedFault(Fault(fault)))
 
 
 def _give_trait(trait: str, models: list[Model], suits: Callable[[Model], bool]) -> None:

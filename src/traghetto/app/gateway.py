@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from traghetto.accounts.administration import Administration
 from traghetto.accounts.control import SOCKET_NAME, serve_control
@@ -52,8 +52,7 @@ from traghetto.wire.schema import validator_for
 from traghetto.workers.limits import WorkerLimits
 from traghetto.workers.pool import Workers
 
-Pool = ModelPool | ImagePool
-Closing = Pool | Policy
+Closing: TypeAlias = ModelPool | ImagePool | Policy
 
 WORKER_IDLE_SECONDS_MAX: Final = 60.0
 """How long a worker process waits for the next image before it ends."""
@@ -206,8 +205,8 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pool in self.services.fleet.every_pool() | self._retired:
-            await pool.aclose()
+        for closing in (*self.services.fleet.every_pool(), *self._retired):
+            await closing.aclose()
         await self.services.media.fetcher.aclose()
         await self.services.policy.aclose()
         await self._workers.aclose()

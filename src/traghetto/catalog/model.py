@@ -136,7 +136,7 @@ class GgufSource:
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSource:
-    """Served by the simulator, possibly with a permanent fault, paced in seconds."""
+    """Served by the simulator, possibly with a permanent fault, its text paced in seconds."""
 
     fault: SimulatorFault | None = None
     first_token_seconds: float = 0.0
@@ -148,6 +148,8 @@ class PixelSource:
     """Served by an image engine of our own, which needs no weights."""
 
     engine: Literal["classical", "grabcut"]
+    fault: SimulatorFault | None = None
+    """A permanent fault, as the simulator can have one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,11 @@ ENGINE_TYPES: Final[Mapping[Engine, tuple[ModelType, ...]]] = {
     "onnx": ("inpaint", "upscale"),
 }
 """The types of models that an engine can serve."""
+_FAULTY_ENGINES: Final = ("simulator", "classical", "grabcut")
+TEXT_FAULTS: Final[frozenset[SimulatorFault]] = frozenset(
+    {"context-exceeded", "no-finish-reason", "no-done", "no-usage"}
+)
+"""Faults that only answers in text can have."""
 
 
 class DeprecationTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +155,10 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     gguf: Annotated[Path | None, Meta(description="The model file, for engine `llama`.")] = None
     onnx: Annotated[Path | None, Meta(description="The network, for engine `onnx`.")] = None
     fault: Annotated[
-        SimulatorFault | None, Meta(description="A permanent fault, for engine `simulator`.")
+        SimulatorFault | None,
+        Meta(
+            description="A permanent fault, for the engines `simulator`, `classical` and `grabcut`."
+        ),
     ] = None
     first_token_seconds: Annotated[
         float, Meta(ge=0, le=600, description="Pause before the first token, for the simulator.")
@@ -310,7 +318,7 @@ def _backends(
                 raise SettingInvalid((*path, "engine"), "name the network's file in `onnx`")
             return (OnnxSource(entry.onnx),)
         case "classical" | "grabcut":
-            return (PixelSource(entry.engine),)
+            return (PixelSource(entry.engine, entry.fault),)
     for name in entry.upstreams:
         if name not in upstreams:
             known = f"there are {', '.join(upstreams)}" if upstreams else "there are none"
@@ -327,9 +335,15 @@ def _check_engine(entry: ModelTable, path: TablePath) -> None:
     """Refuse an engine that does not suit the model, and members of another engine."""
     if entry.engine and entry.upstreams:
         raise SettingInvalid((*path, "engine"), "a model has `upstreams` or an `engine`, not both")
-    for member, engine in (("gguf", "llama"), ("fault", "simulator"), ("onnx", "onnx")):
+    for member, engine in (("gguf", "llama"), ("onnx", "onnx")):
         if getattr(entry, member) and entry.engine != engine:
             raise SettingInvalid((*path, member), f'`{member}` needs engine = "{engine}"')
+    if entry.fault and entry.engine not in _FAULTY_ENGINES:
+        raise SettingInvalid(
+            (*path, "fault"), f"`fault` needs one of the engines {', '.join(_FAULTY_ENGINES)}"
+        )
+    if entry.fault in TEXT_FAULTS and entry.type != "text":
+        raise SettingInvalid((*path, "fault"), "only models of type text can have this fault")
     if entry.workflow and not entry.upstreams:
         raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
     if entry.engine and entry.type not in ENGINE_TYPES[entry.engine]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from traghetto.accounts.directory import Directory
 from traghetto.catalog.catalog import Catalog
@@ -32,12 +32,12 @@ class Fleet:
     catalog: Catalog
     pools: Mapping[str, ModelPool]
     """Of text models, by id; a model without a pool is served by nothing yet."""
+    image_pools: Mapping[str, ImagePool]
+    """Of models whose answers are images, by id; they have none in `pools`."""
     gates: Mapping[str, Gate]
     """By model id."""
     headers: Mapping[str, tuple[Header, ...]]
     """By model id: what an answer says about the model (contract B.1.8)."""
-    image_pools: Mapping[str, ImagePool] = field(default_factory=dict)
-    """By model id, for models whose answers are images; they have none in `pools`."""
 
     def every_pool(self) -> set[ModelPool | ImagePool]:
         """The pools of all kinds, for whoever starts and closes them."""

@@ -91,6 +91,9 @@ class EditRequest(msgspec.Struct, frozen=True, kw_only=True):
     aspect_ratio: str | None = None
     """None keeps that of the first image."""
     resolution: str | None = None
+    """The tier wanted; None keeps the size of the first image."""
+    priced_resolution: str | None = None
+    """The tier that it is priced by; None for a model without tiers."""
     quality: Quality | None = None
     format: ImageFormat
     safe_mode: bool = True
@@ -266,7 +269,8 @@ def _edit(body: dict[str, Any], check: _Check, *, images: Sequence[SourceAt]) ->
         prompt=body["prompt"],
         images=tuple(images),
         aspect_ratio=None if aspect_ratio == "auto" else aspect_ratio,
-        resolution=check.chosen("resolution", "resolutions", "defaultResolution"),
+        resolution=body.get("resolution") if check.has("resolutions") else None,
+        priced_resolution=check.chosen("resolution", "resolutions", "defaultResolution"),
         quality=check.chosen("quality", "qualities", "defaultQuality"),
         format=body.get("output_format", "png"),
         safe_mode=body.get("safe_mode", True),
@@ -315,6 +319,10 @@ class _Check:
             self.add(custom_issue((member,), text))
         elif value not in options:
             self.add(_not_listed((member,), options, value))
+
+    def has(self, constraint: str) -> bool:
+        """Whether the model has such a choice."""
+        return bool(self._constraints.get(constraint))
 
     def chosen(self, member: str, constraint: str, default: str) -> Any:
         """What was asked for, else the model's default; None for a model without a choice."""

@@ -31,6 +31,7 @@ def about(_: None) -> dict[str, Any]:
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "modules": sorted(sys.modules),
         "path": sys.path,
+        "status": Path("/proc/self/status").read_text(),
     }
 
 

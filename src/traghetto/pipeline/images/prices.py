@@ -6,7 +6,7 @@ Work with images is prepaid: its price is known when its size and number are, be
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -21,10 +21,14 @@ INCLUDED_IMAGES: Final = 1
 """Input images in the price of an edit, where the entry does not say."""
 
 
+UnitKind = Literal["image", "edit", "input_image", "upscale", "enhancement"]
+"""What is counted; each kind has a name on the bill."""
+
+
 class PricedUnits(msgspec.Struct, frozen=True):
     """So many units of a kind, at a price in nano_usd each."""
 
-    kind: str
+    kind: UnitKind
     units: int
     unit_nano_usd: int
 

@@ -1,0 +1,53 @@
+"""How the built-in engines have pixels computed: one Protocol, and one map of how that can end."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.workers.failures import TaskRefused, TaskTimedOut, WorkerError, WorkersBusy
+
+SECONDS_MAX: Final = 60.0
+"""How long a task may take unless an engine says otherwise."""
+BROKEN: Final = "broken"
+"""The kind of a refusal for which neither the caller nor the operator is to blame."""
+MISCONFIGURED: Final = "misconfigured"
+"""The kind of a refusal that the operator must mend. Any other kind blames the input."""
+_KINDS: Final = {
+    BROKEN: FailureKind.BROKEN,
+    MISCONFIGURED: FailureKind.MISCONFIGURED,
+}
+
+
+class Workers(Protocol):
+    """Processes that run tasks; `traghetto.workers` has them."""
+
+    async def run(self, task: str, payload: Any, *, seconds_max: float) -> Any:
+        """What the function `task` (`module:function`) makes of `payload`; raises WorkerError."""
+        ...
+
+
+async def carry_out(
+    workers: Workers, task: str, payload: Any, *, seconds_max: float = SECONDS_MAX
+) -> Any:
+    """The result of `task`; raises EngineFailure instead of what workers raise.
+
+    `payload` may be a `msgspec.Struct`; the task gets it as plain values and converts it back.
+    """
+    plain = msgspec.to_builtins(payload, builtin_types=(bytes,))
+    try:
+        return await workers.run(task, plain, seconds_max=seconds_max)
+    except WorkersBusy as busy:
+        raise EngineFailure(FailureKind.AT_CAPACITY, "all image workers are busy") from busy
+    except TaskTimedOut as late:
+        raise EngineFailure(FailureKind.TIMED_OUT, "an image task took too long") from late
+    except TaskRefused as refused:
+        kind = _KINDS.get(refused.kind, FailureKind.REJECTED_INPUT)
+        raise EngineFailure(kind, refused.reason) from refused
+    except WorkerError as failed:
+        raise EngineFailure(FailureKind.BROKEN, "an image task failed") from failed
+    except ValueError as large:
+        reason = "the pictures are larger than a worker takes"
+        raise EngineFailure(FailureKind.TOO_LARGE, reason) from large
