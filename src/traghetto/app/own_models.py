@@ -1,4 +1,4 @@
-"""The models for images that a gateway without configuration serves: its own engines, for nothing."""
+"""The models for images of a gateway without configuration: its own engines, for nothing."""
 
 from __future__ import annotations
 
