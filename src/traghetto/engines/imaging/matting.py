@@ -42,7 +42,7 @@ def inspect(payload: dict[str, Any]) -> None:
     """Task: raises Refusal unless the network of a `NetworkFile` answers pictures with mattes."""
     loaded = network(msgspec.convert(payload, NetworkFile))
     matte = probe(loaded, _PROBE_SIDE_PIXELS)[0]
-    if matte.ndim < 2 or matte.size != matte.shape[-1] * matte.shape[-2]:
+    if matte.ndim < 3 or matte.size != matte.shape[-1] * matte.shape[-2]:
         raise unfit("its first output is not a matte of shape (1, 1, height, width)")
     check_range(matte)
 
