@@ -27,6 +27,7 @@ from support.client import (
 )
 from support.configuration import model_toml, relayed_toml
 from support.gateway import RunningGateway, raw_exchange
+from support.images import blank_bomb, data_url, png
 from support.upstream import FaultUpstream, answer_json, upstream_in_thread
 from support.waiting import wait_until
 from traghetto.clock import ManualClock
@@ -294,6 +295,21 @@ def _as_key(model: str = "priced", **key: Any) -> Provoke:
 
 def _asking(model: str = "priced", **members: Any) -> Provoke:
     return lambda scene: scene.chat(model, **members)
+
+
+def _showing(make: Callable[[], bytes | str]) -> Provoke:
+    """A question about an image: the bytes of a file, or a URL."""
+
+    def provoke(scene: Scene) -> Answer:
+        image = make()
+        url = image if isinstance(image, str) else data_url(image)
+        content = [
+            {"type": "text", "text": CANARY},
+            {"type": "image_url", "image_url": {"url": url}},
+        ]
+        return scene.chat(messages=[{"role": "user", "content": content}])
+
+    return provoke
 
 
 def _as_diem_key(scene: Scene) -> Answer:
@@ -613,6 +629,31 @@ _REQUEST: tuple[Recipe, ...] = (
         '{"_errors":["enable_web_search is not supported by this model"]}}},'
         '"issues":[{"code":"custom","path":["venice_parameters","enable_web_search"],'
         '"message":"enable_web_search is not supported by this model"}]}',
+    ),
+    *(
+        published(code, _showing(make), how, reached="model", model="priced")
+        for code, how, make in (
+            ("CORRUPTED_IMAGE", "in a chat, cut off", lambda: png(200, 200)[:-100]),
+            ("CORRUPTED_IMAGE", "in a chat, nothing at all", lambda: "data:image/png;base64,"),
+            ("IMAGE_TOO_SMALL", "in a chat", lambda: png(63, 64)),
+            ("IMAGE_TOO_LARGE", "in a chat", lambda: blank_bomb(7681, 4320)),
+        )
+    ),
+    *(
+        Recipe(
+            "IMAGE_NOT_ACCEPTED",
+            how,
+            _showing(make),
+            400,
+            "Supplied image did not pass validation checks.",
+            "model",
+            model="priced",
+            sent_name="INVALID_REQUEST",
+        )
+        for how, make in (
+            ("in a chat, from a private address", lambda: "http://127.0.0.1/picture.png"),
+            ("in a chat, no image", lambda: "data:text/plain;base64,aGVsbG8="),
+        )
     ),
     published(
         "TOO_MANY_TOKENS",

@@ -140,6 +140,25 @@ FLAWS: tuple[Flaw, ...] = (
         "INVALID_REQUEST",
         body={"venice_parameters": {"enable_web_search": "on"}},
     ),
+    Flaw(
+        "image",
+        14,
+        400,
+        "CORRUPTED_IMAGE",
+        body={
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "image_url",
+                            "image_url": {"url": "data:image/png;base64,AAAA"},
+                        }
+                    ],
+                }
+            ]
+        },
+    ),
     Flaw("context", 14, 400, "TOO_MANY_TOKENS", model={"context_tokens": "20"}),
     Flaw("funds", 16, 402, "INSUFFICIENT_BALANCE", account={"usd": "0"}),
     Flaw("rate", 17, 429, "RATE_LIMIT_EXCEEDED", prepare=Attempt.use_up_rate),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -11,16 +12,42 @@ from typing import Any
 import pytest
 
 from support import upstream as up
+from support.images import encoded, opened, picture
 from support.llama_server import llama_server
 from support.tiny_gguf import write_tiny_gguf
 from support.upstream import FaultUpstream
 from traghetto.clock import SystemClock
 from traghetto.engines.classify import error_inside
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_protocols import Picture
 from traghetto.engines.openai import HttpClient, OpenAIBackend, Tokenizer
 from traghetto.engines.protocols import BackendModel, ChatCall
 from traghetto.wire.completion import parse_completion, parse_usage
 
+PICTURES = [
+    Picture(data, form, 90, 70, False)
+    for form in ("png", "jpeg")
+    for data in [encoded(picture(90, 70), form)]
+]
+LOOK = ChatCall(
+    "r-2",
+    {
+        "max_tokens": 6,
+        "messages": [
+            {"role": "system", "content": "Look."},
+            {
+                "role": "user",
+                "name": "n",
+                "content": [
+                    {"type": "text", "text": '"What" is\nit?'},
+                    *({"type": "image_url", "image_url": {"url": p}} for p in PICTURES),
+                ],
+            },
+            {"role": "user", "content": [{"type": "text", "text": "Well?"}]},
+        ],
+    },
+    has_pictures=True,
+)
 CALL = ChatCall("r-1", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 6})
 
 
@@ -125,6 +152,101 @@ def test_a_large_request_is_sent_whole() -> None:
     run(test)
 
 
+def images_in(request: up.Request) -> list[bytes]:
+    """The files that a chat request carries, by their data URLs."""
+    urls = [
+        part["image_url"]["url"]
+        for message in request.json["messages"]
+        if isinstance(message["content"], list)
+        for part in message["content"]
+        if part["type"] == "image_url"
+    ]
+    assert all(
+        url.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for url in urls
+    )
+    return [base64.b64decode(url.partition(",")[2], validate=True) for url in urls]
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+def test_images_are_sent_as_data_urls_in_their_places(is_stream: bool) -> None:
+    """The body has a length, and is the JSON that it would be had it been encoded at once."""
+
+    async def test() -> None:
+        async with FaultUpstream() as upstream:
+            backend = backend_of(upstream.url)
+            if is_stream:
+                async for _ in backend.stream(LOOK):
+                    pass
+            else:
+                await backend.complete(LOOK)
+            await backend.aclose()
+            (request,) = upstream.requests
+            assert int(request.header("content-length") or 0) == len(request.body)
+            assert request.header("content-type") == "application/json"
+            assert images_in(request) == [p.data for p in PICTURES]
+            assert [opened(data).size for data in images_in(request)] == [(90, 70)] * 2
+            messages = request.json["messages"]
+            assert [m["content"] for m in messages[::2]] == [
+                "Look.",
+                [{"type": "text", "text": "Well?"}],
+            ]
+            assert messages[1]["name"] == "n"
+            assert messages[1]["content"][0] == {"type": "text", "text": '"What" is\nit?'}
+            assert request.json["model"] == "m"
+            assert request.json["max_tokens"] == 6
+            assert request.json["stream"] is is_stream
+
+    run(test)
+
+
+def test_large_images_leave_the_event_loop_its_turns() -> None:
+    """Twenty megabytes are sent in pieces, so that other requests go on meanwhile."""
+
+    async def test() -> None:
+        async with FaultUpstream() as upstream:
+            large = Picture(bytes(range(256)) * 80_000 + b"x", "png", 9000, 2000, False)
+            part = {"type": "image_url", "image_url": {"url": large}}
+            body = {"messages": [{"role": "user", "content": [part]}]}
+            backend = backend_of(upstream.url)
+            turns = 0
+
+            async def count_turns() -> None:
+                nonlocal turns
+                while True:
+                    await asyncio.sleep(0)
+                    turns += 1
+
+            counting = asyncio.create_task(count_turns())
+            await closing(backend, backend.complete(ChatCall("r", body, has_pictures=True)))
+            counting.cancel()
+            assert images_in(upstream.requests[0]) == [large.data]
+            assert turns > len(large.data) // 250_000
+
+    run(test)
+
+
+def test_a_backend_that_answers_before_it_has_read_all_is_heard() -> None:
+    """Its refusal is told, and the rest of the images is not waited for."""
+
+    async def test() -> None:
+        async with FaultUpstream() as upstream:
+            upstream.accept_act = answer_and_close
+            large = Picture(b"x" * (16 << 20), "png", 9000, 2000, False)
+            part = {"type": "image_url", "image_url": {"url": large}}
+            body = {"messages": [{"role": "user", "content": [part]}]}
+            backend = backend_of(upstream.url)
+            with pytest.raises(EngineFailure) as caught:
+                await closing(backend, backend.complete(ChatCall("r", body, has_pictures=True)))
+            assert caught.value.kind in {FailureKind.TOO_LARGE, FailureKind.BROKEN}
+
+    run(test)
+
+
+def answer_and_close(writer: asyncio.StreamWriter) -> None:
+    """What a server does that has enough: an answer, and no look at the rest."""
+    writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+
+
 LISTINGS = [
     pytest.param(
         {"data": [{"id": "q", "owned_by": "vllm", "max_model_len": 40960}]},
@@ -140,7 +262,11 @@ LISTINGS = [
                 "modalities": {"vision": True},
             }
         },
-        [BackendModel("g", 2048, capabilities={"supportsVision": True})],
+        [
+            BackendModel(
+                "g", 2048, capabilities={"supportsVision": True, "supportsMultipleImages": True}
+            )
+        ],
         id="llama.cpp",
     ),
     pytest.param(
@@ -171,6 +297,24 @@ LISTINGS = [
         {"/api/v0/models/v/l": {"type": "vlm", "max_context_length": 32768}},
         [BackendModel("v/l", 32768, capabilities={"supportsVision": True})],
         id="LM Studio",
+    ),
+    pytest.param(
+        {"data": [{"id": "o", "architecture": {"input_modalities": ["text", "image"]}}]},
+        {},
+        [BackendModel("o", capabilities={"supportsVision": True})],
+        id="OpenRouter",
+    ),
+    pytest.param(
+        {"data": [{"id": "o", "architecture": {"input_modalities": 7}}]},
+        {},
+        [BackendModel("o")],
+        id="odd modalities",
+    ),
+    pytest.param(
+        {"data": [{"id": "qwen3-vl:8b", "owned_by": "library"}]},
+        {"/api/show": {"model_info": {}, "capabilities": ["completion", "vision"]}},
+        [BackendModel("qwen3-vl:8b", capabilities={"supportsVision": True})],
+        id="Ollama with vision",
     ),
     pytest.param(
         {"data": [{"id": "x", "context_length": True}, {"id": ""}, {"id": 5}, {}]},
@@ -229,11 +373,7 @@ def test_vllm_is_asked_to_count() -> None:
                 "model": "m",
                 "add_generation_prompt": True,
             }
-            picture = {
-                "role": "user",
-                "content": [{"type": "image_url", "image_url": {"url": "x"}}],
-            }
-            assert await backend.count_prompt_tokens(ChatCall("r", {"messages": [picture]})) is None
+            assert await backend.count_prompt_tokens(LOOK) is None
             await backend.aclose()
             silent = backend_of(upstream.url)
             assert await closing(silent, silent.count_prompt_tokens(CALL)) is None

@@ -7,12 +7,14 @@ import json
 from typing import Any
 
 import jsonschema_rs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from traghetto.clock import ManualClock
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_protocols import Picture
 from traghetto.engines.protocols import ChatBackend, ChatCall
 from traghetto.engines.simulator.backend import SimulatorBackend, SimulatorOptions
 from traghetto.engines.simulator.tokens import tokenize
@@ -35,6 +37,16 @@ WEATHER = {
     },
 }
 TIDES = {"type": "function", "function": {"name": "get_tides"}}
+
+
+SQUARE = Picture(b"a square", "png", 640, 480, False)
+STRIP = Picture(b"a strip", "jpeg", 64, 2048, False)
+
+
+def look(*pictures: Picture) -> dict[str, Any]:
+    """A message with these images and nothing else."""
+    parts = [{"type": "image_url", "image_url": {"url": picture}} for picture in pictures]
+    return {"role": "user", "content": parts}
 
 
 def simulator(**options: Any) -> SimulatorBackend:
@@ -92,6 +104,30 @@ def test_its_text_says_that_it_is_simulated() -> None:
     assert "simulated answer from Traghetto" in answer["choices"][0]["message"]["content"]
 
 
+def seen(*pictures: Picture, **body: Any) -> str:
+    """What the simulator says to these images."""
+    asked = ChatCall("r", {"messages": [look(*pictures)], **body}, has_pictures=True)
+    answer = asyncio.run(simulator().complete(asked))
+    content: str = answer["choices"][0]["message"]["content"]
+    return content
+
+
+def test_it_says_which_images_it_received() -> None:
+    """Their number, sizes and formats: nothing that would need a look at them."""
+    assert " I received 1 image: 640 x 480, PNG." in seen(SQUARE)
+    assert " I received 2 images: 640 x 480, PNG; 64 x 2048, JPEG." in seen(SQUARE, STRIP)
+    note = json.loads(seen(SQUARE, response_format={"type": "json_object"}))["note"]
+    assert note.endswith(" I received 1 image: 640 x 480, PNG.")
+    assert "received" not in complete(simulator())["choices"][0]["message"]["content"]
+
+
+def test_the_same_images_give_the_same_answer() -> None:
+    """What the file holds decides as its size does; a seed decides the rest alone."""
+    other = msgspec.structs.replace(SQUARE, data=b"a circle")
+    assert seen(SQUARE) == seen(SQUARE) != seen(other)
+    assert seen(SQUARE, seed=3) == seen(other, seed=3) != seen(STRIP, seed=3)
+
+
 def test_the_same_body_gives_the_same_answer() -> None:
     """Without a seed the body decides, so that equal requests are repeatable."""
     assert complete(simulator(), temperature=0.5) == complete(simulator(), temperature=0.5)
@@ -121,12 +157,12 @@ def test_prompt_tokens_follow_the_documented_rules() -> None:
                 "role": "user",
                 "content": [
                     {"type": "text", "text": "What is this?"},
-                    {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+                    *look(SQUARE)["content"],
                 ],
             },
         ]
     }
-    counted = asyncio.run(simulator().count_prompt_tokens(ChatCall("r", body)))
+    counted = asyncio.run(simulator().count_prompt_tokens(ChatCall("r", body, has_pictures=True)))
     assert counted == 3 + (4 + 3) + (4 + 4 + 256)
 
 

@@ -17,6 +17,7 @@ from traghetto.wire.chat import (
     check_capabilities,
     check_max_tokens,
     engine_body_for,
+    images_of,
     parse_chat,
     requested_model,
     rewrite,
@@ -396,25 +397,84 @@ def test_media_parts_are_counted() -> None:
     ]
 
 
+TEXT = {"type": "text", "text": "a"}
+WITH_IMAGES = [
+    {"role": "user", "content": [TEXT, IMAGE]},
+    {"role": "user", "content": [IMAGE]},
+    {"role": "user", "content": [IMAGE, TEXT, IMAGE]},
+    USER,
+]
+
+
+def shown(picture: object) -> dict[str, Any]:
+    """An image part as an engine gets it."""
+    return {"type": "image_url", "image_url": {"url": picture}}
+
+
 def test_only_the_last_images_reach_a_model_that_takes_one_message_of_them() -> None:
-    """Earlier images are left out of the call; the request itself is not changed."""
-    text = {"type": "text", "text": "a"}
-    messages = [
-        {"role": "user", "content": [text, IMAGE]},
-        {"role": "user", "content": [IMAGE]},
-        {"role": "user", "content": [IMAGE, text]},
-        USER,
-    ]
-    request = parse(messages=messages)
-    one = msgspec.structs.replace(EVERYTHING, supportsMultipleImages=False, maxImages=1)
+    """Earlier images are not read and left out of the call; the request itself is not changed."""
+    request = parse(messages=WITH_IMAGES)
+    one = msgspec.structs.replace(EVERYTHING, supportsMultipleImages=False, maxImages=2)
     check_capabilities(request, one)
-    assert engine_body_for(request, one)["messages"] == [
-        {"role": "user", "content": [text]},
+    assert [image.path[1:4] for image in images_of(request, one)] == [
+        (2, "content", 0),
+        (2, "content", 2),
+    ]
+    assert engine_body_for(request, one, [1, 2])["messages"] == [
+        {"role": "user", "content": [TEXT]},
         {"role": "user", "content": ""},
-        messages[2],
+        {"role": "user", "content": [shown(1), TEXT, shown(2)]},
         USER,
     ]
-    assert engine_body_for(request, EVERYTHING)["messages"] == messages
+    assert request.body["messages"] == WITH_IMAGES
+
+
+def test_what_was_read_stands_where_the_urls_were() -> None:
+    """A model that takes several messages of images is given all, in order, and never a URL."""
+    request = parse(messages=WITH_IMAGES)
+    images = images_of(request, EVERYTHING)
+    assert {image.source for image in images} == {"https://example.com/a.png"}
+    assert images[0].path == ("messages", 0, "content", 1, "image_url", "url")
+    messages = engine_body_for(request, EVERYTHING, [1, 2, 3, 4])["messages"]
+    assert messages[:3] == [
+        {"role": "user", "content": [TEXT, shown(1)]},
+        {"role": "user", "content": [shown(2)]},
+        {"role": "user", "content": [shown(3), TEXT, shown(4)]},
+    ]
+
+
+def test_nothing_that_was_sent_beside_a_url_reaches_an_engine() -> None:
+    """The schema knows no other member of an image, such as `detail`: it is accepted and dropped."""
+    image = {
+        "type": "image_url",
+        "image_url": {"url": "https://a.example", "detail": "low", "x": 1},
+    }
+    request = parse(messages=[{"role": "user", "content": [image]}])
+    assert engine_body_for(request, EVERYTHING, [1])["messages"][0]["content"] == [shown(1)]
+
+
+@pytest.mark.parametrize(("multiple", "counted"), [(True, 4), (False, 2)])
+def test_images_that_reach_the_model_are_counted(multiple: bool, counted: int) -> None:
+    """A model's own number bounds what it is given, not what the conversation once had."""
+    request = parse(messages=WITH_IMAGES)
+    able = msgspec.structs.replace(EVERYTHING, supportsMultipleImages=multiple, maxImages=counted)
+    check_capabilities(request, able)
+    few = msgspec.structs.replace(able, maxImages=counted - 1)
+    assert unsupported(request, few) == [
+        (
+            ["messages", 0, "content", 1],
+            f"At most {counted - 1} image_url parts are allowed per request",
+        )
+    ]
+
+
+def test_no_request_has_images_without_a_bound() -> None:
+    """Where the model's entry names no number, there is one all the same."""
+    messages = [{"role": "user", "content": [IMAGE] * 10}] * 10
+    check_capabilities(parse(messages=messages), EVERYTHING)
+    messages.append({"role": "user", "content": [IMAGE]})
+    ((_, sentence),) = unsupported(parse(messages=messages), EVERYTHING)
+    assert sentence == "At most 100 image_url parts are allowed per request"
 
 
 def test_a_body_of_a_call_is_a_copy() -> None:
@@ -527,7 +587,7 @@ def test_any_body_is_a_request_or_a_refusal(
         request = parse_chat(rewrite(body), suffix)
         check_max_tokens(request, 10**6)
         check_capabilities(request, EVERYTHING)
-        msgspec.json.encode(engine_body_for(request, Capabilities()))
+        msgspec.json.encode(engine_body_for(request, Capabilities(), ["a"] * request.parts.images))
         code = None
     except ApiError as error:
         code = error.code

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,6 +81,12 @@ LISTING_BYTES_MAX: Final = 1 << 20
 LISTING_SECONDS_MAX: Final = 10.0
 """An upstream that takes longer to say what it serves is silent."""
 
+_FOUND_TRAITS: Final[Mapping[str, Callable[[Model], bool]]] = {
+    DEFAULT_TRAIT: lambda _: True,
+    "default_vision": lambda model: model.capabilities.supportsVision,
+}
+"""Roles that models play which nobody wrote down, and which of them suit."""
+
 EMPTY_FLEET: Final = Fleet(Catalog(()), {}, {}, {}, {})
 
 
@@ -105,6 +111,7 @@ class FleetBuilder:
         workers: Workers,
     ) -> None:
         self._launch = launch
+        self._workers = workers
         self._clock = clock
         self._metrics = metrics
         self._count_accounts = count_accounts
@@ -196,8 +203,9 @@ class FleetBuilder:
         )
         if not (configuration.models or self._launch.adds_models):
             found += (_simulator_model(created), *own_image_models(created))
-        if found and not any(DEFAULT_TRAIT in model.traits for model in configuration.models):
-            found[0] = replace(found[0], traits=(DEFAULT_TRAIT,))
+        for trait, suits in _FOUND_TRAITS.items():
+            if not any(trait in model.traits for model in configuration.models):
+                _give_trait(trait, found, suits)
         return merge(configuration.models, found)
 
     async def _ask(self, upstream: Upstream, client: HttpClient) -> bool:
@@ -473,6 +481,14 @@ def _simulator(model: Model, source: SimulatorSource, clock: Clock) -> Simulator
 
 def _fault_plan(fault: SimulatorFault | None) -> FaultPlan | None:
     return None if fault is None else FaultPlan(PlannedFault(Fault(fault)))
+
+
+def _give_trait(trait: str, models: list[Model], suits: Callable[[Model], bool]) -> None:
+    """Have the first of `models` that `suits` play the role `trait`."""
+    for place, model in enumerate(models):
+        if suits(model):
+            models[place] = replace(model, traits=(*model.traits, trait))
+            return
 
 
 def _capabilities(claimed: dict[str, Any]) -> Capabilities:

@@ -26,13 +26,10 @@ UNSERVED_CAPABILITIES: Final = frozenset(
     {
         "supportsAudioInput",
         "supportsE2EE",
-        "supportsMultipleImages",
         "supportsTeeAttestation",
         "supportsVideoInput",
-        "supportsVision",
         "supportsWebSearch",
         "supportsXSearch",
-        "maxImages",
         "maxVideos",
     }
 )
@@ -44,7 +41,11 @@ USUAL_CAPABILITIES: Final = Capabilities(
 """What a text model does unless somebody says otherwise: llama.cpp, vLLM and their like do so for
 any model whose template allows it, and refuse for themselves where it does not."""
 SIMULATOR_CAPABILITIES: Final = msgspec.structs.replace(
-    USUAL_CAPABILITIES, supportsReasoning=True, supportsReasoningEffort=True
+    USUAL_CAPABILITIES,
+    supportsReasoning=True,
+    supportsReasoningEffort=True,
+    supportsVision=True,
+    supportsMultipleImages=True,
 )
 
 ImageType = Literal["image", "inpaint", "upscale"]
@@ -199,6 +200,8 @@ class Model:
 
     context_tokens: int | None = None
     max_completion_tokens: int | None = None
+    image_tokens_max: int | None = None
+    """What its encoder makes of one image at most, where the operator knows."""
     capabilities: Capabilities = field(default_factory=Capabilities)
     constraints: Mapping[str, Any] = field(default_factory=dict)
     traits: tuple[str, ...] = ()

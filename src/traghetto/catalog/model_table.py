@@ -183,6 +183,13 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: Annotated[
         _Count | None, Meta(description="Longest completion, in tokens.")
     ] = None
+    image_tokens_max: Annotated[
+        _Count | None,
+        Meta(
+            description="Most tokens that one image becomes, where that is known; by the size of "
+            "the image if not given."
+        ),
+    ] = None
     capabilities: Annotated[
         dict[str, Any], Meta(description="What it can do, named as in the listing.")
     ] = msgspec.field(default_factory=dict)
@@ -257,6 +264,7 @@ def model_of(
         deprecation=_deprecation(entry.deprecation),
         context_tokens=entry.context_tokens,
         max_completion_tokens=entry.max_completion_tokens,
+        image_tokens_max=entry.image_tokens_max,
         capabilities=_capabilities(entry, path),
         constraints=entry.constraints,
         spec_members=_spec_members(entry, path),
@@ -281,6 +289,12 @@ def _capabilities(entry: ModelTable, path: TablePath) -> Capabilities:
     for name in sorted(UNSERVED_CAPABILITIES & entry.capabilities.keys()):
         if entry.capabilities[name]:
             raise SettingInvalid((*path, name), "this gateway does not serve that yet; remove it")
+    if entry.engine == "llama" and entry.capabilities.get("supportsVision"):
+        raise SettingInvalid(
+            (*path, "supportsVision"),
+            "a model file is read without its projector, so it takes text only; for images put "
+            "`llama-server --mmproj` behind it as an upstream",
+        )
     usual = SIMULATOR_CAPABILITIES if entry.engine == "simulator" else USUAL_CAPABILITIES
     if entry.type != "text":
         usual = Capabilities()
@@ -313,6 +327,8 @@ def _check_members(entry: ModelTable, path: TablePath) -> None:
     for member, needed in (("gguf", "llama"), ("onnx", "onnx")):
         if getattr(entry, member) and engine != needed:
             raise SettingInvalid((*path, member), f'`{member}` needs engine = "{needed}"')
+    if entry.workflow and not entry.upstreams:
+        raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
     if entry.fault and engine not in _FAULTY_ENGINES:
         raise SettingInvalid(
             (*path, "fault"), f"`fault` needs one of the engines {', '.join(_FAULTY_ENGINES)}"

@@ -28,12 +28,15 @@ class ChatCall(msgspec.Struct, frozen=True):
 
     `body` holds OpenAI chat-completion members from our allow-list (messages, sampling, tools,
     response_format, ...), without `model`, `stream` and `stream_options`, which the adapter sets.
+    Where an image part of OpenAI's has a URL, it has a `Picture` (see `engines.chat_pictures`).
     """
 
     request_id: str
     body: dict[str, Any]
     affinity: str | None = None
     """`prompt_cache_key`: calls that share it prefer the same replica."""
+    has_pictures: bool = False
+    """Whether the body has any, so that nobody looks for them in a chat without."""
 
 
 @dataclass(frozen=True, slots=True)

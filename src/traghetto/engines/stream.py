@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from traghetto.engines.breaker import Evidence
+from traghetto.engines.chat_pictures import described
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.member import Attempt
 from traghetto.engines.protocols import ChatBackend, ChatCall
@@ -24,7 +25,8 @@ _NEVER: Final = float("inf")
 
 def evidence_of_chat(call: ChatCall, principal: str) -> Evidence:
     """What a breaker is shown when `call` fails: equal requests of one caller count as one."""
-    return Evidence(principal, hash(msgspec.json.encode(call.body)))
+    body = described(call.body) if call.has_pictures else call.body
+    return Evidence(principal, hash(msgspec.json.encode(body)))
 
 
 class ChatStream:

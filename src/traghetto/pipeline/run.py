@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from traghetto.engines.image_protocols import Picture
 from traghetto.errors import ApiError
 from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.pipeline.enhance import can_enhance, enhancement_price
@@ -18,10 +19,11 @@ from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.admit import Demand, admit
 from traghetto.pipeline.stages.authenticate import Caller, authenticate, note_refusal
 from traghetto.pipeline.stages.authorise import authorise
+from traghetto.pipeline.stages.chat_images import read_chat_images
 from traghetto.pipeline.stages.claim import claim, replay
 from traghetto.pipeline.stages.execute import Execution, execute
 from traghetto.pipeline.stages.moderate import judge_request, refuse_blocked
-from traghetto.pipeline.stages.parse import parse
+from traghetto.pipeline.stages.parse import parse, prepare
 from traghetto.pipeline.stages.pictures import read_pictures
 from traghetto.pipeline.stages.receive import Received, receive_json, receive_json_or_form
 from traghetto.pipeline.stages.render import Rendering, render
@@ -29,6 +31,7 @@ from traghetto.pipeline.stages.reserve import reserve
 from traghetto.pipeline.stages.resolve import note_model, resolve
 from traghetto.pipeline.stages.settle import Settlement
 from traghetto.pipeline.stages.settle_units import UnitSettlement, reserve_units
+from traghetto.wire.chat import images_of
 
 Body = dict[str, Any]
 Answer = Callable[[Caller, Body, Claim | None], Awaitable[None]]
@@ -38,10 +41,11 @@ Answer = Callable[[Caller, Body, Claim | None], Awaitable[None]]
 async def run_chat(services: Services, exchange: Exchange) -> None:
     """Answer one chat request; raises ApiError for everything that ends before the first byte."""
 
-    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
-        await _answer_chat(services, exchange, caller, body, claimed)
-
     received = receive_json(services.settings, services.bodies, exchange)
+
+    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
+        await _answer_chat(services, exchange, received, caller, body, claimed)
+
     await _run(services, exchange, received, answer)
 
 
@@ -87,6 +91,7 @@ async def _run(services: Services, exchange: Exchange, received: Received, answe
 async def _answer_chat(
     services: Services,
     exchange: Exchange,
+    received: Received,
     caller: Caller,
     body: Body,
     claimed: Claim | None,
@@ -95,7 +100,12 @@ async def _answer_chat(
     choice = resolve(fleet, exchange, body, kind="text")  # 11
     model = choice.model
     pool = authorise(fleet.pools, caller, model)  # 12, 13
-    job = await parse(body, choice, pool, exchange.request_id)  # 14
+    request = parse(body, choice)  # 14
+    pictures: Sequence[Picture] = ()
+    if request.parts.images:  # a chat without any waits for nothing here
+        images = images_of(request, model.capabilities)
+        pictures = await read_chat_images(services.media, received, exchange, images)
+    job = await prepare(request, pictures, body, choice, pool, exchange.request_id)
     quote = quote_chat(choice.pricing, job.prompt_tokens_bound, job.output_tokens_bound)
     demand = Demand(nano_usd=quote.nano_usd, tokens=quote.prompt_tokens + quote.output_tokens)
     async with admit(services, fleet, exchange, caller, model, demand) as admission:  # 16-18

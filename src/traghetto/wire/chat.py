@@ -1,20 +1,23 @@
 """A chat request as a value: parsed once, then trusted (contract B.1.1-B.1.4).
 
 `requested_model` -> `split_suffix` -> `rewrite` -> `parse_chat` -> `check_capabilities` and
-`check_max_tokens` -> `engine_body_for`. Invariants: the body, its messages and their parts hold
-only members of the allow-lists below, so that no parameter a caller invents reaches a backend;
-`prompt_bytes` is never less than the UTF-8 bytes of the text that reaches the template.
+`check_max_tokens` -> `images_of` -> `engine_body_for`. Invariants: the body, its messages and their
+parts hold only members of the allow-lists below, so that no parameter a caller invents reaches a
+backend; `prompt_bytes` is never less than the UTF-8 bytes of the text that reaches the template;
+no body for an engine has the URL of an image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from traghetto.errors import Adjunct, ApiError, sentences
 from traghetto.wire.capabilities import Capabilities
-from traghetto.wire.features import NO_PARTS, Feature, Parts, count_parts, too_many
+from traghetto.wire.features import IMAGES_MAX, NO_PARTS, Feature, Parts, count_parts, too_many
+from traghetto.wire.images import SourceAt
 from traghetto.wire.rewrite import rewrite
 from traghetto.wire.schema import validator_for
 from traghetto.wire.zod import Issue, Path, custom_issue, refusal, require_valid
@@ -26,6 +29,7 @@ __all__ = [
     "check_capabilities",
     "check_max_tokens",
     "engine_body_for",
+    "images_of",
     "parse_chat",
     "requested_model",
     "rewrite",
@@ -263,24 +267,53 @@ def check_max_tokens(request: ChatRequest, max_completion_tokens: int | None) ->
     raise refusal([issue])
 
 
-def engine_body_for(request: ChatRequest, capabilities: Capabilities) -> dict[str, Any]:
-    """A body of its own for one call of an engine, fitted to the model.
+def images_of(request: ChatRequest, capabilities: Capabilities) -> list[SourceAt]:
+    """The images that reach a model with `capabilities`, in the order of the messages.
 
     A model that takes the images of one message only is given those of the last that has some
-    (contract B.1.4). A model with efforts is told `none` where the caller switched thinking off;
-    one without them is not told of `none`, which it obeys anyway.
+    (contract B.1.4).
+    """
+    return [
+        SourceAt(
+            part["image_url"]["url"], ("messages", index, "content", place, "image_url", "url")
+        )
+        for index in _shown_messages(request, capabilities)
+        for place, part in enumerate(request.body["messages"][index]["content"])
+        if part["type"] == "image_url"
+    ]
+
+
+def engine_body_for(
+    request: ChatRequest, capabilities: Capabilities, pictures: Sequence[object] = ()
+) -> dict[str, Any]:
+    """A body of its own for one call of an engine, fitted to the model.
+
+    `pictures` are what was read from `images_of`, one for each, and stand where the URLs were; the
+    images that do not reach the model are left out. A model with efforts is told `none` where the
+    caller switched thinking off; one without them is not told of `none`, which it obeys anyway.
     """
     body = dict(request.body)
     if not capabilities.supportsReasoningEffort:
         body.pop("reasoning_effort", None)
     elif request.reasoning.disabled and "reasoning_effort" not in body:
         body["reasoning_effort"] = "none"
-    if len(request.parts.image_messages) > 1 and not capabilities.supportsMultipleImages:
-        body["messages"] = [
-            _without_images(message) if index in request.parts.image_messages[:-1] else message
-            for index, message in enumerate(body["messages"])
-        ]
+    if request.parts.images:
+        shown = _shown_messages(request, capabilities)
+        remaining = iter(pictures)
+        messages = body["messages"] = list(body["messages"])
+        for index in request.parts.image_messages:
+            messages[index] = (
+                _with_pictures(messages[index], remaining)
+                if index in shown
+                else _without_images(messages[index])
+            )
     return body
+
+
+def _shown_messages(request: ChatRequest, capabilities: Capabilities) -> tuple[int, ...]:
+    """The places of the messages whose images reach the model."""
+    found = request.parts.image_messages
+    return found if capabilities.supportsMultipleImages else found[-1:]
 
 
 def _parse_messages(
@@ -320,6 +353,17 @@ def _without_marker(part: dict[str, Any]) -> dict[str, Any]:
     """A content part reduced to its type and its payload: cache markers stay with us."""
     kind = part["type"]
     return part if len(part) == 2 else {"type": kind, kind: part[kind]}
+
+
+def _with_pictures(message: dict[str, Any], pictures: Iterator[object]) -> dict[str, Any]:
+    """`message` with the next of `pictures` in each image part, and nothing else of the part."""
+    content = [
+        {"type": "image_url", "image_url": {"url": next(pictures)}}
+        if part["type"] == "image_url"
+        else part
+        for part in message["content"]
+    ]
+    return {**message, "content": content}
 
 
 def _without_images(message: dict[str, Any]) -> dict[str, Any]:
@@ -405,11 +449,13 @@ def _parse_reasoning(
 
 
 def _too_many_parts(request: ChatRequest, capabilities: Capabilities) -> list[Issue]:
-    """Issues for more images or videos than the model takes in one request."""
-    images = request.parts.images if capabilities.supportsMultipleImages else 0
+    """Issues for more images or videos than reach the model in one request."""
+    parts = request.parts
+    images = len(images_of(request, capabilities)) if parts.images else 0
+    images_max = capabilities.maxImages
     counted = (
-        ("image_url", Feature.VISION, images, capabilities.maxImages),
-        ("video_url", Feature.VIDEO, request.parts.videos, capabilities.maxVideos),
+        ("image_url", Feature.VISION, images, IMAGES_MAX if images_max is None else images_max),
+        ("video_url", Feature.VIDEO, parts.videos, capabilities.maxVideos),
     )
     return [
         too_many(kind, most, request.uses[feature])

@@ -60,6 +60,10 @@ class Feature(enum.Enum):
         return need.capability is not None and getattr(capabilities, need.capability)
 
 
+IMAGES_MAX: Final = 100
+"""Images that reach a model in one request, where its entry does not say how many."""
+
+
 @dataclass(frozen=True, slots=True)
 class MediaPart:
     """A kind of media part, and how many of it one message or one whole request may have."""

@@ -15,9 +15,11 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from traghetto.clock import Clock
+from traghetto.engines.chat_pictures import encoded_pieces
 from traghetto.engines.classify import error_inside, failure_of_event
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.openai.answers import json_object, refusal
+from traghetto.engines.openai.bodies import BodyInPieces
 from traghetto.engines.openai.client import HttpClient, media_type, read_piece
 from traghetto.engines.openai.discovery import describe_models
 from traghetto.engines.protocols import BackendModel, ChatCall
@@ -70,19 +72,13 @@ class OpenAIBackend:
         return self._model
 
     async def complete(self, call: ChatCall) -> dict[str, Any]:
-        body = _encode({**call.body, "model": self._model, "stream": False})
+        body = _chat_body(call, {"model": self._model, "stream": False})
         async with self._client.request("POST", self._chat_url, body) as response:
             return await json_object(response, self._clock)
 
     async def stream(self, call: ChatCall) -> AsyncGenerator[list[bytes], None]:
-        body = _encode(
-            {
-                **call.body,
-                "model": self._model,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        body = _chat_body(call, {"model": self._model, **options})
         async with self._client.request("POST", self._chat_url, body) as response:
             if response.status != 200:
                 raise await refusal(response, self._clock)
@@ -98,8 +94,11 @@ class OpenAIBackend:
                 await events.aclose()
 
     async def count_prompt_tokens(self, call: ChatCall) -> int | None:
-        """The exact count, or None without `tokenize` or for prompts with anything but text."""
-        if self._tokenize is None or not _is_text_only(call.body):
+        """The exact count, or None without `tokenize` or for prompts with images.
+
+        Servers that count know only the text: what an image costs shows when it is encoded.
+        """
+        if self._tokenize is None or call.has_pictures:
             return None
         prompt = {name: call.body[name] for name in _PROMPT_MEMBERS if name in call.body}
         if self._tokenize == "vllm":
@@ -131,16 +130,14 @@ class OpenAIBackend:
             return await json_object(response, self._clock)
 
 
+def _chat_body(call: ChatCall, members: dict[str, Any]) -> bytes | BodyInPieces:
+    """The body of `call` with `members`, as a server of OpenAI's API takes it."""
+    body = {**call.body, **members}
+    return BodyInPieces(encoded_pieces(body)) if call.has_pictures else _encode(body)
+
+
 _PROMPT_MEMBERS: Final[tuple[str, ...]] = ("messages", "tools", "chat_template_kwargs")
 """What shapes the prompt before it is tokenised."""
-
-
-def _is_text_only(body: dict[str, Any]) -> bool:
-    for message in body.get("messages", ()):
-        content = message.get("content")
-        if isinstance(content, list) and any(part.get("type") != "text" for part in content):
-            return False
-    return True
 
 
 async def _events(response: ClientResponse) -> AsyncGenerator[list[bytes], None]:

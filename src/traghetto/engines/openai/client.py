@@ -28,6 +28,7 @@ from yarl import URL
 
 from traghetto import __version__
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.openai.bodies import BodyInPieces
 
 CONNECT_SECONDS_MAX: Final = 2.0
 HEADER_BYTES_MAX: Final = 64 * 1024
@@ -90,7 +91,7 @@ class HttpClient:
         self,
         method: str,
         url: URL,
-        body: bytes | None = None,
+        body: bytes | BodyInPieces | None = None,
         *,
         content_type: str | None = None,
         answer_bytes_max: int = JSON_BODY_BYTES_MAX,
@@ -102,8 +103,12 @@ class HttpClient:
         began), UNUSABLE.
         """
         session = self._session or self._open()
-        data = io.BytesIO(body) if body is not None and len(body) > _WHOLE_BODY_BYTES_MAX else body
-        headers = None if content_type is None else {"Content-Type": content_type}
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        data: Any = body
+        if isinstance(body, BodyInPieces):
+            headers["Content-Length"] = str(body.size)  # or it would go in chunks
+        elif body is not None and len(body) > _WHOLE_BODY_BYTES_MAX:
+            data = io.BytesIO(body)
         _is_new_connection.set(False)
         try:
             response = await session.request(

@@ -3,7 +3,8 @@
 `/v1/models` is common to all servers and says little; vLLM and llama.cpp add the context there,
 and llama.cpp, LM Studio and Ollama have an endpoint of their own that knows more. Those are asked
 once per model, recognised by the owner they write into their listing, and a failure there only
-means that less is known.
+means that less is known. What a server does not say (vLLM: whether a model sees images) an operator
+writes into the model's entry.
 """
 
 from __future__ import annotations
@@ -57,7 +58,13 @@ async def _describe(client: HttpClient, model_id: str, item: dict[str, Any]) -> 
     except EngineFailure:
         # The endpoint is missing or guarded; the listing itself still counts.
         pass
-    return BackendModel(model_id, _context(item, "max_model_len", "context_length", "n_ctx"))
+    modalities = _member(item, "architecture").get("input_modalities")  # OpenRouter and its like
+    sees = isinstance(modalities, list) and "image" in modalities
+    return BackendModel(
+        model_id,
+        _context(item, "max_model_len", "context_length", "n_ctx"),
+        capabilities={"supportsVision": True} if sees else {},
+    )
 
 
 async def _describe_llama_cpp(
@@ -71,7 +78,8 @@ async def _describe_llama_cpp(
     # One request has one slot, whose context is what counts.
     slot = _context(_member(props, "default_generation_settings"), "n_ctx")
     modalities = _member(props, "modalities")
-    capabilities = {"supportsVision": True} if modalities.get("vision") is True else {}
+    sees = modalities.get("vision") is True  # and then any number of images
+    capabilities = {"supportsVision": True, "supportsMultipleImages": True} if sees else {}
     return BackendModel(model_id, slot or trained, capabilities=capabilities)
 
 

@@ -1,20 +1,22 @@
 """What the simulator says: whole answers, planned before the first byte is sent.
 
-Every text says that it is simulated. The same seed (or, without one, the same body) gives the same
-answer. A plan is a list of choices whose parts are already cut into tokens; streams and whole
-answers are two ways to tell the same plan.
+Every text says that it is simulated, and of images how many came and how large they are. The same
+seed (or, without one, the same body) gives the same answer. A plan is a list of choices whose parts
+are already cut into tokens; streams and whole answers are two ways to tell the same plan.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_protocols import Picture
 from traghetto.engines.simulator.combining import Unsatisfiable
 from traghetto.engines.simulator.schemas import value_for
 from traghetto.engines.simulator.tokens import canonical, tokenize
@@ -46,6 +48,7 @@ _REASONING_TOKENS: Final = {
     "max": 128,
 }
 _PARALLEL_CALLS: Final = 2
+_FORMATS: Final = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,14 @@ class Plan:
 
 
 def plan_answer(
-    body: dict[str, Any], *, prompt_tokens: int, room_tokens: int, answer_tokens: int
+    body: dict[str, Any],
+    pictures: Sequence[Picture] = (),
+    *,
+    prompt_tokens: int,
+    room_tokens: int,
+    answer_tokens: int,
 ) -> Plan:
-    """What the simulator will answer to `body`.
+    """What the simulator will answer to `body`, in which `pictures` are described.
 
     `room_tokens` are left in the context for one choice; `answer_tokens` is the usual length of a
     text. Raises `EngineFailure` (REJECTED_INPUT) for a JSON schema that nothing satisfies or that
@@ -93,7 +101,10 @@ def plan_answer(
         seed = int.from_bytes(digest, "big")
     rng = random.Random(seed)  # noqa: S311 - answers are to be repeatable, not secret
     limit = _limit(body, room_tokens)
-    choices = [_plan_choice(body, rng, limit, answer_tokens) for _ in range(body.get("n") or 1)]
+    received = _received(pictures)
+    choices = [
+        _plan_choice(body, received, rng, limit, answer_tokens) for _ in range(body.get("n") or 1)
+    ]
     completion_tokens = sum(choice.completion_tokens for choice in choices)
     return Plan(
         id=f"chatcmpl-{rng.getrandbits(96):024x}",
@@ -143,18 +154,27 @@ def _limit(body: dict[str, Any], room_tokens: int) -> int:
     return max(1, room_tokens)
 
 
+def _received(pictures: Sequence[Picture]) -> str:
+    """What is said of images, empty where there are none."""
+    if not pictures:
+        return ""
+    images = "image" if len(pictures) == 1 else "images"
+    sizes = "; ".join(f"{p.width} x {p.height}, {_FORMATS[p.format]}" for p in pictures)
+    return f" I received {len(pictures)} {images}: {sizes}."
+
+
 def _plan_choice(
-    body: dict[str, Any], rng: random.Random, limit: int, answer_tokens: int
+    body: dict[str, Any], received: str, rng: random.Random, limit: int, answer_tokens: int
 ) -> Choice:
     reasoning = _reasoning(body, rng)
     if len(reasoning) >= limit:
         return Choice(reasoning[:limit], [], (), "length", limit)
     if tools := _tools_to_call(body, rng):
         return _call_tools(tools, rng, reasoning, limit)
-    content = _json_content(body, rng)
+    content = _json_content(body, received, rng)
     if content is None:
         length = answer_tokens * _VERBOSITY.get(body.get("verbosity") or "", 1.0)
-        content = _text(rng, round(length * rng.uniform(0.75, 1.25)))
+        content = _text(rng, round(length * rng.uniform(0.75, 1.25)), received)
     return _cut(content, reasoning, limit, _stop_strings(body))
 
 
@@ -180,9 +200,9 @@ def _stop_strings(body: dict[str, Any]) -> list[str]:
     return [stop] if isinstance(stop, str) and stop else [each for each in stop or () if each]
 
 
-def _text(rng: random.Random, length: int) -> list[str]:
+def _text(rng: random.Random, length: int, received: str) -> list[str]:
     """About `length` tokens that say they are simulated, then filler in sentences."""
-    tokens = list(_PREFACE_TOKENS)
+    tokens = [*_PREFACE_TOKENS, *tokenize(received)]
     while len(tokens) < length:
         sentence = rng.choices(_WORDS, k=_SENTENCE_TOKENS - 1)
         sentence[0] = " " + sentence[0][1:].capitalize()
@@ -243,12 +263,12 @@ def _call_tools(
     return Choice(reasoning, None, tuple(calls), finish_reason, used)
 
 
-def _json_content(body: dict[str, Any], rng: random.Random) -> list[str] | None:
+def _json_content(body: dict[str, Any], received: str, rng: random.Random) -> list[str] | None:
     """The content that the response format asks for, or None if it asks for text."""
     wanted = body.get("response_format")
     if not wanted or wanted.get("type") == "text":
         return None
-    value: Any = {"simulated": True, "note": _JSON_NOTE}
+    value: Any = {"simulated": True, "note": _JSON_NOTE + received}
     if wanted["type"] == "json_schema":
         value = _value(wanted["json_schema"].get("schema", {}), rng, "response_format")
     return tokenize(msgspec.json.encode(value).decode())

@@ -15,7 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from traghetto.clock import Clock
+from traghetto.engines.chat_pictures import described, pictures_of
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_protocols import Picture
 from traghetto.engines.protocols import BackendModel, ChatCall
 from traghetto.engines.simulator.answers import plan_answer
 from traghetto.engines.simulator.events import DONE, Telling
@@ -109,6 +111,7 @@ class SimulatorBackend:
                     "supportsLogProbs": True,
                     "supportsReasoning": True,
                     "supportsVision": True,
+                    "supportsMultipleImages": True,
                 },
             )
         ]
@@ -138,8 +141,12 @@ class SimulatorBackend:
             raise EngineFailure(
                 FailureKind.CONTEXT_EXCEEDED, "the prompt has more tokens than the context"
             )
+        pictures: list[Picture] = []
+        if call.has_pictures:
+            pictures, body = pictures_of(body), described(body)
         plan = plan_answer(
             body,
+            pictures,
             prompt_tokens=prompt_tokens,
             room_tokens=room,
             answer_tokens=self._options.answer_tokens,

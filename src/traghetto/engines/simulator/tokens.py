@@ -3,7 +3,7 @@
 A token is a run of at most twelve letters, digits and underscores, or one other visible
 character, together with the white space before it; white space at the end is one token. The
 tokens of a text joined are the text. A prompt costs the tokens of its texts, `MESSAGE_TOKENS` for
-each message, `PRIMER_TOKENS` once, `MEDIA_TOKENS` for each image, sound, video or file, and the
+each message, `PRIMER_TOKENS` once, `MEDIA_TOKENS` for each image whatever its size, and the
 tokens of its tools and response format as compact JSON. These rules are the whole tokenizer, so
 its counts are exact.
 """

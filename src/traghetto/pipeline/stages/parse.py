@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from traghetto.engines.failures import EngineFailure
+from traghetto.engines.image_protocols import Picture
 from traghetto.engines.pool import ModelPool
 from traghetto.engines.protocols import ChatCall
 from traghetto.errors import ApiError, ErrorCode
 from traghetto.pipeline.failures import chat_error
+from traghetto.pipeline.image_tokens import NO_IMAGES, image_tokens
 from traghetto.pipeline.stages.resolve import ModelChoice
 from traghetto.wire.chat import (
     ChatRequest,
@@ -35,22 +38,39 @@ class ChatJob(msgspec.Struct, frozen=True):
     prompt_tokens_bound: int
     output_tokens_bound: int
     """Of all choices together."""
+    image_tokens_estimate: int = 0
+    """What the images of the prompt count for where nobody counts."""
 
 
-async def parse(
-    body: dict[str, Any], choice: ModelChoice, pool: ModelPool, request_id: str
+def parse(body: dict[str, Any], choice: ModelChoice) -> ChatRequest:
+    """The request that `body` is, as far as its text tells; its images are not read yet.
+
+    Raises ApiError: INVALID_REQUEST with every violation.
+    """
+    request = parse_chat(rewrite(body), choice.suffix)
+    check_max_tokens(request, choice.model.max_completion_tokens)
+    check_capabilities(request, choice.model.capabilities)
+    return request
+
+
+async def prepare(
+    request: ChatRequest,
+    pictures: Sequence[Picture],
+    body: dict[str, Any],
+    choice: ModelChoice,
+    pool: ModelPool,
+    request_id: str,
 ) -> ChatJob:
-    """The job that `body` asks of the chosen model.
+    """The job that `request` with `pictures` is for the chosen model.
 
-    Raises ApiError: INVALID_REQUEST with every violation, TOO_MANY_TOKENS where the engine has an
-    exact count.
+    Raises ApiError: TOO_MANY_TOKENS where the engine has an exact count.
     """
     model = choice.model
-    request = parse_chat(rewrite(body), choice.suffix)
-    check_max_tokens(request, model.max_completion_tokens)
-    check_capabilities(request, model.capabilities)
     call = ChatCall(
-        request_id, engine_body_for(request, model.capabilities), request.prompt_cache_key
+        request_id,
+        engine_body_for(request, model.capabilities, pictures),
+        request.prompt_cache_key,
+        bool(pictures),
     )
     prompt_tokens = await _exact_prompt_tokens(pool, call, body)
     context = model.context_tokens
@@ -58,12 +78,15 @@ async def parse(
     wanted = request.max_tokens or 1
     if prompt_tokens is not None and context is not None and prompt_tokens + wanted > context:
         raise ApiError(ErrorCode.TOO_MANY_TOKENS)
+    images = image_tokens(pictures, model.image_tokens_max, context) if pictures else NO_IMAGES
+    prompt_bound = request.prompt_bytes + images.bound if prompt_tokens is None else prompt_tokens
     return ChatJob(
         request,
         call,
         prompt_tokens,
-        prompt_tokens_bound=request.prompt_bytes if prompt_tokens is None else prompt_tokens,
+        prompt_tokens_bound=prompt_bound,
         output_tokens_bound=request.n * _output_bound(request, choice),
+        image_tokens_estimate=images.estimate,
     )
 
 

@@ -7,14 +7,22 @@ this process, and no backend is given a URL.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from traghetto.engines.image_protocols import Picture
 from traghetto.errors import Adjunct, ApiError, Code, ErrorCode, sentences
 from traghetto.media.fetching import Fetcher, FetchFault, FetchRefused
-from traghetto.media.images import ImageFault, ImageReader, ImageRefused, ImageRules
+from traghetto.media.formats import sniff
+from traghetto.media.images import (
+    Finish,
+    ImageFault,
+    ImageReader,
+    ImageRefused,
+    ImageRules,
+    ReadImage,
+)
 from traghetto.pipeline.exchange import Exchange
 from traghetto.wire.images import Source, SourceAt
 from traghetto.wire.zod import custom_issue, refusal
@@ -75,7 +83,9 @@ async def read_pictures(
 
 
 async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -> Picture:
-    """One image; `is_chat` has every failure of its fetch told alike (contract A.2, code 16)."""
+    """One image. `is_chat` has every failure before its decoding told alike (contract A.2, code
+    16), and makes a WebP a PNG or JPEG, because some servers of chat models read no other format.
+    """
     source = wanted.source.source
     bytes_max = wanted.bytes_max or media.image_bytes_max
     rules = ImageRules(
@@ -93,6 +103,8 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
             read = await media.reader.read(source, rules)
         else:
             read = await media.reader.read_base64(source, rules)
+        if is_chat and read.format == "webp":
+            read = await _without_webp(media.reader, read)
     except FetchRefused as refused:
         is_too_large = refused.kind is FetchFault.TOO_LARGE and not is_chat
         code = ErrorCode.PAYLOAD_TOO_LARGE if is_too_large else Adjunct.IMAGE_NOT_ACCEPTED
@@ -101,7 +113,8 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
         if refused.fault is ImageFault.UNSUPPORTED_HEIF:
             issue = custom_issue(wanted.source.path, sentences.HEIF_NOT_READ)
             raise refusal([issue]) from refused
-        raise ApiError(FAULT_CODES[refused.fault], reason=refused.reason) from refused
+        fault = _chat_code(refused.fault, source) if is_chat else FAULT_CODES[refused.fault]
+        raise ApiError(fault, reason=refused.reason) from refused
     except WorkersBusy as busy:
         raise workers_busy() from busy
     return Picture(read.data, read.format, read.width, read.height, read.has_alpha)
@@ -117,7 +130,30 @@ def workers_busy() -> ApiError:
 
 
 def _check_size(source: Source, bytes_max: int) -> None:
-    """Raise PAYLOAD_TOO_LARGE for a file, or base64 of one, above `bytes_max`."""
+    """Raise ImageRefused for a file, or base64 of one, above `bytes_max`."""
     size = len(source) if isinstance(source, bytes) else len(source) // 4 * 3 - DATA_URL_BYTES_MAX
     if size > bytes_max:
-        raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
+        raise ImageRefused(ImageFault.FILE_TOO_LARGE, f"a file of more than {bytes_max} bytes")
+
+
+def _chat_code(fault: ImageFault, source: Source) -> Code:
+    """What a chat is told: a file that is too large, or never was an image, is not accepted; one
+    that broke is corrupted."""
+    if fault is ImageFault.FILE_TOO_LARGE:
+        return Adjunct.IMAGE_NOT_ACCEPTED
+    if fault is ImageFault.UNREADABLE and not _is_meant_as_image(source):
+        return Adjunct.IMAGE_NOT_ACCEPTED
+    return FAULT_CODES[fault]
+
+
+def _is_meant_as_image(source: Source) -> bool:
+    """Whether a file begins as an image does, or a data URL says that it is one."""
+    if isinstance(source, bytes):
+        return sniff(source) is not None
+    return source[:11].lower() == "data:image/"
+
+
+async def _without_webp(reader: ImageReader, read: ReadImage) -> ReadImage:
+    form: Literal["jpeg", "png"] = "png" if read.has_alpha else "jpeg"
+    data = await reader.finish(read.data, format=form, finish=Finish())
+    return msgspec.structs.replace(read, data=data, format=form)

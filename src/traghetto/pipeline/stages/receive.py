@@ -58,6 +58,17 @@ class BodiesInFlight:
         if share in self._readers:
             self._readers_bytes += size
 
+    def take_more(self, share: Share, size: int) -> bool:
+        """Count what a complete body has us keep besides, such as an image that it names.
+
+        False, and nothing counted, where there is no room: such things may take as much again as
+        all bodies, and nobody waits for it, because those who have a part of it would wait too.
+        """
+        if self._bytes + size > 2 * self._bytes_max:
+            return False
+        self.take(share, size)
+        return True
+
     async def room(self, share: Share) -> None:
         """Wait until the body of `share` may go on."""
         if share not in self._readers:
@@ -124,6 +135,11 @@ class Received:
 
     async def __aexit__(self, *_: object) -> None:
         self._in_flight.release(self._share)
+
+    def keeps(self, size: int) -> bool:
+        """Whether the request may keep `size` more bytes in memory until it ends; then they count
+        as its body does."""
+        return self._in_flight.take_more(self._share, size)
 
     async def _decoded(self) -> dict[str, Any]:
         settings, exchange = self._settings, self._exchange

@@ -188,7 +188,7 @@ class Settlement:
 
     def _is_plausible(self, usage: BackendUsage) -> bool:
         """Whether reported usage can be believed: no prompt is empty, none is longer than its
-        bytes (with room for the template) or than the model's context."""
+        bytes and images allow (with room for the template) or than the model's context."""
         bound = max(self._quote.prompt_tokens, self._model.context_tokens or 0)
         return 0 < usage.prompt_tokens <= bound
 
@@ -200,6 +200,7 @@ class Settlement:
         prompt = self._job.prompt_tokens
         if prompt is None:
             prompt = estimated_tokens(self._job.request.text_bytes)
+            prompt += self._job.image_tokens_estimate
         return BackendUsage(
             prompt_tokens=prompt,
             completion_tokens=min(output_tokens, self._quote.output_tokens),
