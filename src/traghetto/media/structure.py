@@ -100,9 +100,13 @@ def _is_exactly(packed: list[bytes], unpacked_bytes: int) -> bool:
     unpacker = zlib.decompressobj()
     try:
         for piece in packed:
-            while piece and unpacked_bytes >= 0:
-                unpacked_bytes -= len(unpacker.decompress(piece, _PIECE_BYTES))
-                piece = unpacker.unconsumed_tail  # noqa: PLW2901 - the rest of it
+            rest = piece
+            # At its end the unpacker may go on to name a rest that it will not take.
+            while rest and unpacked_bytes >= 0 and not unpacker.eof:
+                unpacked_bytes -= len(unpacker.decompress(rest, _PIECE_BYTES))
+                rest = unpacker.unconsumed_tail
+            if rest:
+                return False
         unpacked_bytes -= len(unpacker.flush())  # the little that did not fit into a piece
     except zlib.error:
         return False
