@@ -236,9 +236,7 @@ class Edit(ImageOperation):
                 quality=request.quality,
                 format=request.format,
             ),
-            lines=edit_prices(
-                model, len(pictures), request.priced_resolution, request.quality
-            ),
+            lines=edit_prices(model, len(pictures), request.priced_resolution, request.quality),
             format=request.format,
             size=size,
             safe_mode=request.safe_mode,
