@@ -248,7 +248,7 @@ class _NoResolver(AbstractResolver):
 
 def _check_head(response: aiohttp.ClientResponse, bytes_max: int) -> None:
     """Refuse an answer by its status and headers."""
-    if 300 <= response.status < 400:
+    if response.status // 100 == 3:
         raise FetchRefused(FetchFault.REDIRECTED, "the server redirects, which is not followed")
     if response.status != 200:
         raise FetchRefused(FetchFault.BAD_STATUS, f"the server answered {response.status}")
