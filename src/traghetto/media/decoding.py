@@ -120,6 +120,7 @@ def decode(
 
 def _from_base64(text: bytes) -> bytes:
     """What raw base64 or a data URL holds; the media type of a data URL decides nothing."""
+    text = text.lstrip(_WHITE_SPACE)
     if text[:5].lower() == b"data:":
         head, comma, text = text.partition(b",")
         if not comma or len(head) > _DATA_URL_HEAD_CHARACTERS_MAX:
