@@ -105,6 +105,7 @@ async def _answer_chat(
     if request.parts.images:  # a chat without any waits for nothing here
         images = images_of(request, model.capabilities)
         pictures = await read_chat_images(services.media, received, exchange, images)
+        refuse_blocked(await judge_request(services.policy, exchange, "", pictures))  # 15
     job = await prepare(request, pictures, body, choice, pool, exchange.request_id)
     quote = quote_chat(choice.pricing, job.prompt_tokens_bound, job.output_tokens_bound)
     demand = Demand(nano_usd=quote.nano_usd, tokens=quote.prompt_tokens + quote.output_tokens)
