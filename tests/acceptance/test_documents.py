@@ -90,8 +90,11 @@ def serving(data: Path) -> Iterator[Running]:
 
 
 def test_first_request_with_curl(gateway: Running) -> None:
-    """The request with curl in the README is answered by the simulator."""
-    (request,) = (block for block in blocks(ROOT / "README.md", "sh") if "curl" in block)
+    """The requests with curl in the README are answered by the simulators."""
+    request, picture = (block for block in blocks(ROOT / "README.md", "sh") if "curl" in block)
+    gateway.shell(picture)
+    saved = json.loads((Path(gateway.environment["HOME"]) / "ferry.json").read_bytes())
+    assert saved["data"][0]["b64_json"]
     answer = json.loads(gateway.shell(request))
     assert answer["object"] == "chat.completion"
     assert "simulat" in answer["choices"][0]["message"]["content"].lower()
@@ -143,6 +146,13 @@ def test_requests_of_the_how_tos(path: Path, gateway: Running) -> None:
             answer = (Path(gateway.environment["HOME"]) / saved[1]).read_bytes()
         assert answer
         assert b'"error"' not in answer
+
+
+def test_programs_of_the_how_tos(gateway: Running) -> None:
+    """The program on the page about images makes one with the `openai` package."""
+    (program,) = blocks(ROOT / "docs" / "how-to" / "images.md", "python")
+    program = program.replace(PRINTED_URL, gateway.url)
+    assert gateway.run([sys.executable, "-c", program]).strip() == "True"
 
 
 @pytest.mark.parametrize("name", ["keys-and-limits.md", "operate.md"])
