@@ -55,6 +55,7 @@ from traghetto.engines.imaging.backends import (
     GrabCutRemover,
     SimulatedGenerator,
 )
+from traghetto.engines.imaging.extras import is_available
 from traghetto.engines.imaging.onnx_backends import OnnxEngine, OnnxMatting, OnnxUpscaler
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaOptions
@@ -179,6 +180,11 @@ class FleetBuilder:
             started.start()
         self._served_as = served_as
         return Built(fleet, tuple(models), merged.free_line())
+
+    def lacks_remover(self, configuration: Configuration) -> bool:
+        """Whether a gateway without configuration serves no remover of backgrounds."""
+        is_configured = configuration.models or self._launch.adds_models
+        return not is_configured and not is_available("vision")
 
     async def suggestions(self, configuration: Configuration) -> list[Suggestion]:
         """Model servers on this machine, looked for only where nothing was configured."""

@@ -30,6 +30,12 @@ UPSCALE_MODEL_ID: Final = "classical-upscale"
 BACKGROUND_MODEL_ID: Final = "grabcut-background"
 
 
+NO_REMOVER_LINE: Final = (
+    "Backgrounds are not removed: that needs OpenCV. Start with `INSTALL=images scripts/serve`, or "
+    "pip install 'traghetto[vision]'"
+)
+
+
 def own_image_models(created: int) -> list[Model]:
     """A model for every endpoint for images; none for backgrounds where OpenCV is not installed."""
     default = (DEFAULT_TRAIT,)
