@@ -62,6 +62,15 @@ def flatten(image: Image.Image, ground: tuple[int, int, int] = _WHITE) -> Image.
     return under
 
 
+def shrunk(image: Image.Image, pixels_max: int) -> Image.Image:
+    """`image`, smaller in its proportions if it has more than `pixels_max`."""
+    scale = (pixels_max / (image.width * image.height)) ** 0.5
+    if scale >= 1:
+        return image
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
 def check_size(size: Size) -> Size:
     """`size`, if an engine may answer with it; raises Refusal."""
     width, height = size
