@@ -11,14 +11,12 @@ from traghetto.workers.failures import TaskRefused, TaskTimedOut, WorkerError, W
 
 SECONDS_MAX: Final = 60.0
 """How long a task may take unless an engine says otherwise."""
-BROKEN: Final = "broken"
-"""The kind of a refusal for which neither the caller nor the operator is to blame."""
 MISCONFIGURED: Final = "misconfigured"
-"""The kind of a refusal that the operator must mend. Any other kind blames the input."""
-_KINDS: Final = {
-    BROKEN: FailureKind.BROKEN,
-    MISCONFIGURED: FailureKind.MISCONFIGURED,
-}
+"""The kind of a refusal that the operator must mend; any other kind blames the input."""
+NOTHING_FOUND: Final = "nothing-found"
+"""The kind of a picture without a foreground. It is the picture's fault: a caller of blank ones
+must not have the engine taken for broken by everybody."""
+_KINDS: Final = {MISCONFIGURED: FailureKind.MISCONFIGURED}
 
 
 class Workers(Protocol):
