@@ -138,7 +138,9 @@ def test_a_worker_knows_nothing_of_the_gateway(run, monkeypatch):
         assert status["NoNewPrivs"] == "1"
         assert int(status["CapEff"], 16) in (0, 1 << 2)
         assert int(status["CapPrm"], 16) in (0, 1 << 2)
-        assert about["niceness"] == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+        assert about["niceness"] == min(
+            19, os.getpriority(os.PRIO_PROCESS, 0) + WorkerLimits().niceness
+        )
         heavy = {"PIL", "numpy", "cv2", "onnxruntime", "asyncio", "aiohttp", "traghetto.settings"}
         assert not heavy.intersection(about["modules"])
 
