@@ -252,6 +252,14 @@ def test_what_an_edit_is_refused_for(members: dict[str, Any], place: str) -> Non
     assert place in [where for where, _ in issues_of(lambda: parse_edit(EDIT | members, FULL))]
 
 
+@pytest.mark.parametrize("member", ["prompt", "resolution", "aspect_ratio", "output_format"])
+def test_a_file_is_no_text(member: str) -> None:
+    """It would pass by everything that looks at texts: lengths, tiers, and forbidden words."""
+    for parse, image in ((parse_edit, "image"), (parse_multi_edit, "images")):
+        form = Form({image: b"\x89PNG", "prompt": "grey"} | {member: b"1K"})
+        assert issues_of(lambda form=form, parse=parse: parse(form, FULL))[0][0] == member  # type: ignore[misc]
+
+
 def test_edits_of_several_images() -> None:
     """As many as the model combines; a tier of resolution is ignored by a model without any."""
     request = parse_multi_edit(MULTI | {"quality": "high"}, FULL)

@@ -136,14 +136,15 @@ async def _answer_image(
     claimed: Claim | None,
     operation: ImageOperation,
 ) -> None:
-    fleet, clock = services.fleet, services.clock
+    clock = services.clock
+    fleet, policy = services.fleet, services.policy  # for the whole request, also across a reload
     model = operation.choose_model(fleet.catalog, body)  # 11
     note_model(fleet, exchange, model)
     pool = authorise(fleet.image_pools, caller, model)  # 12, 13
     request = operation.parse(body, model)  # 14
     pictures = await read_pictures(services.media, exchange, operation.wanted(request))
     work = operation.work(exchange.request_id, request, pictures, model)
-    verdict = await judge_request(services.policy, exchange, work.prompt, pictures)  # 15
+    verdict = await judge_request(policy, exchange, work.prompt, pictures)  # 15
     if not work.blanks_violations:
         refuse_blocked(verdict)
     nano_usd = work.nano_usd
@@ -166,6 +167,7 @@ async def _answer_image(
             model,
             pool,
             fleet,
+            policy,
             claimed,
             principal=caller.account.id,
             prepared_monotonic=prepared,

@@ -29,6 +29,8 @@ EDIT_IMAGES_MAX: Final = 3
 """Images of one edit, unless the model's entry says otherwise."""
 CREATIVITY_DEFAULT: Final = 0.01
 CREATIVITY_MAX: Final = 0.02
+_FILES: Final = frozenset({"image", "images"})
+"""Where a form may have a file; everything else of it is text."""
 _SIZES: Final[Mapping[str, Size]] = {
     name: Size(*map(int, name.split("x")))
     for name in (
@@ -381,7 +383,7 @@ class _Check:
 def _schema_issues(name: str, body: dict[str, Any]) -> list[Issue]:
     """What the published schema finds wrong with a body, its images apart."""
     validator = validator_for(name)
-    light = without_contents(body)
+    light = without_contents(body, _FILES)
     return [] if validator.is_valid(light) else issues_of(validator, light)
 
 
