@@ -341,10 +341,10 @@ class Ledger(RuleBasedStateMachine):
         Which charges a crash has left is a matter of timing: what is drawn must not depend on it.
         """
         self.do(lambda: None, wait=True)
-        charged = sorted(set(self.model.charges) - self.model.refunded)
-        if not charged:
+        chargeable = sorted(set(self.model.charges) - self.model.refunded)
+        if not chargeable:
             return
-        request = charged[choice % len(charged)]
+        request = chargeable[choice % len(chargeable)]
         entries = [
             entry
             for entry in self.snapshot().entries()
