@@ -159,6 +159,16 @@ def test_a_model_without_a_choice_says_so(member: str) -> None:
     assert refused == [(member, f"This model does not support {member}")]
 
 
+def test_steps_are_the_callers_the_models_or_the_engines() -> None:
+    """In this order; without a word of the model's entry there are at most fifty."""
+    assert generate(steps=7).steps == 7
+    assert generate().steps == 20
+    assert generate(constraints={}, steps=50).steps == 50
+    assert generate(constraints={}).steps is None
+    assert generate(steps=-3).steps == 1
+    assert issues_of(lambda: generate(constraints={}, steps=51))[0][0] == "steps"
+
+
 def test_every_violation_is_told_at_once() -> None:
     """Those of the schema and those of the model."""
     found = issues_of(lambda: generate(width=0, steps=99, thinking=1))
