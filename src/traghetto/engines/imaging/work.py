@@ -11,12 +11,12 @@ from traghetto.workers.failures import TaskRefused, TaskTimedOut, WorkerError, W
 
 SECONDS_MAX: Final = 60.0
 """How long a task may take unless an engine says otherwise."""
-BROKEN: Final = "broken"
-"""The kind of a refusal for which neither the caller nor the operator is to blame."""
+FRUITLESS: Final = "fruitless"
+"""The kind of a refusal of a sound input that nothing comes of."""
 MISCONFIGURED: Final = "misconfigured"
 """The kind of a refusal that the operator must mend. Any other kind blames the input."""
 _KINDS: Final = {
-    BROKEN: FailureKind.BROKEN,
+    FRUITLESS: FailureKind.FRUITLESS,
     MISCONFIGURED: FailureKind.MISCONFIGURED,
 }
 
