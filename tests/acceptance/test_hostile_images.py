@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import random
@@ -61,8 +62,9 @@ GROWTH_BYTES_MAX = 64 << 20
 """What thousands of images may leave in the gateway's memory."""
 EDITED_PIXELS_MIN = 65_536
 UPSCALED_PIXELS_MAX = 16_777_216
-HELD_SECONDS_MAX = 0.15
+HELD_SECONDS_MAX = 0.1
 """Processor time that one turn of the event loop may take; chats wait that long, and no longer."""
+ATTEMPTS = 3
 SEES = model_toml(
     "sees",
     capabilities="{ supportsVision = true }",
@@ -404,15 +406,22 @@ def test_the_largest_files_do_not_hold_the_event_loop(gateway: RunningGateway) -
         (way, *way.payload(large)) for way in WAYS if way.path not in {EDIT[0], UPSCALE[0]}
     ]
     requests.append((Way("multi-edit", "/api/v1/image/multi-edit", in_form()), several, as_form))
-    held: dict[str, float] = {}
     beating = asyncio.run_coroutine_threadsafe(beat(), gateway.loop)
-    for way, body, headers in requests:
-        for idempotency_key in (None, way.name.replace(" ", "-")):
-            turns.clear()
+
+    def longest_turn(way: Way, body: Any, headers: dict[str, str | None]) -> float:
+        turns.clear()
+        answer = ask(gateway, key, body, path=way.path, headers=headers)
+        assert answer.status == 200, answer
+        return max(turns)
+
+    for (way, body, headers), is_named in itertools.product(requests, (False, True)):
+        for attempt in range(ATTEMPTS):  # something else may have slowed a processor down
             sent = {"content-type": "application/json"} | headers
-            sent["idempotency-key"] = idempotency_key
-            answer = ask(gateway, key, body, path=way.path, headers=sent)
-            assert answer.status == 200, answer
-            held[f"{way.name}, {idempotency_key}"] = max(turns)
+            sent |= (
+                {"idempotency-key": f"{way.name.replace(' ', '-')}-{attempt}"} if is_named else {}
+            )
+            held = longest_turn(way, body, sent)
+            if held < HELD_SECONDS_MAX:
+                break
+        assert held < HELD_SECONDS_MAX, (way.name, is_named)
     beating.cancel()
-    assert max(held.values()) < HELD_SECONDS_MAX, held
