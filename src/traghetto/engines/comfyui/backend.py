@@ -187,7 +187,7 @@ class ComfyUIBackend:
         try:
             for values in jobs:
                 graph = self._workflow.filled(values)
-                ids.append(await self._queue(graph, known))  # noqa: PERF401 - kept if the next fails
+                ids.append(await self._queue(graph, known))
             images = [await self._fetch(await self._result(job_id)) for job_id in ids]
         except BaseException as end:
             self._tidy(self._withdraw(known))
