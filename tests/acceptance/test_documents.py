@@ -177,14 +177,19 @@ def test_commands_of_the_how_tos(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "toml")], ids=named)
 def test_configurations_are_valid(path: Path, tmp_path: Path) -> None:
     """Every printed configuration would be accepted, once what it names exists."""
-    environment = {**os.environ, "GPU_1_KEY": "a key", "CLASSIFIER_KEY": "a key"}
+    keys = {"GPU_1_KEY": "a key", "CLASSIFIER_KEY": "a key", "FORGE_LOGIN": "user:password"}
+    environment = os.environ | keys
     for words in (block for block in blocks(path, "text") if "[blocked]" in block):
         (tmp_path / "words.txt").write_text(words)
     for block in blocks(path, "toml"):
         for named_file in re.findall(r'"/srv/models/(.+)"', block):
             (tmp_path / named_file).touch()
+        for named_file in re.findall(r'"/srv/workflows/(.+)"', block):
+            (tmp_path / named_file).write_text("".join(blocks(path, "json")))
         config = tmp_path / "traghetto.toml"
-        here = block.replace("/srv/models", str(tmp_path)).replace("/etc/traghetto", str(tmp_path))
+        here = block
+        for folder in ("/srv/models", "/srv/workflows", "/etc/traghetto"):
+            here = here.replace(folder, str(tmp_path))
         config.write_text(here)
         command = [sys.executable, "-m", "traghetto", "models", "check", "--config", str(config)]
         done = subprocess.run(
