@@ -175,7 +175,7 @@ ENDINGS: dict[str, tuple[Exception, FailureKind]] = {
     "busy": (WorkersBusy("x"), FailureKind.AT_CAPACITY),
     "late": (TaskTimedOut("x"), FailureKind.TIMED_OUT),
     "refused": (TaskRefused("prompt", "because"), FailureKind.REJECTED_INPUT),
-    "nothing found": (TaskRefused("nothing-found", "because"), FailureKind.REJECTED_INPUT),
+    "nobody's fault": (TaskRefused("fruitless", "because"), FailureKind.FRUITLESS),
     "operator's fault": (TaskRefused("misconfigured", "because"), FailureKind.MISCONFIGURED),
     "failed": (TaskFailed("x"), FailureKind.BROKEN),
     "died": (WorkerDied("x"), FailureKind.BROKEN),

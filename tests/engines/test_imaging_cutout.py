@@ -12,7 +12,7 @@ from support.pixels import decoded, done, means
 from support.scenes import Scene, photograph, picture, products
 from traghetto.engines.image_protocols import BackgroundCall
 from traghetto.engines.imaging.cutout import cut_out
-from traghetto.engines.imaging.work import NOTHING_FOUND
+from traghetto.engines.imaging.work import FRUITLESS
 from traghetto.workers.task import Refusal
 
 SCENES = products(300, 250)
@@ -92,7 +92,7 @@ def test_where_nothing_stands_out_nothing_is_claimed(image: Image.Image) -> None
     """No picture that is wholly transparent, or wholly opaque, is sold as a cutout."""
     with pytest.raises(Refusal) as refusal:
         cut(image)
-    assert refusal.value.kind == NOTHING_FOUND
+    assert refusal.value.kind == FRUITLESS
 
 
 def test_busy_pictures_do_not_break_it() -> None:

@@ -187,7 +187,7 @@ def test_a_matte_of_nothing_is_refused(tmp_path: Path) -> None:
     """A wholly transparent picture is not sold as a cutout."""
     with pytest.raises(Refusal) as refusal:
         cut(matting(tmp_path / "net.onnx"), Image.new("RGB", (64, 64), (10, 10, 10)))
-    assert refusal.value.kind == "nothing-found"
+    assert refusal.value.kind == "fruitless"
 
 
 def _junk(path: Path) -> Path:

@@ -20,7 +20,7 @@ from traghetto.engines.imaging.networks import (
     probe,
     unfit,
 )
-from traghetto.engines.imaging.work import NOTHING_FOUND
+from traghetto.engines.imaging.work import FRUITLESS
 from traghetto.workers.task import Refusal
 
 _SIDE_PIXELS_MAX: Final = 1024
@@ -56,7 +56,7 @@ def cut_out(payload: dict[str, Any]) -> bytes:
     pixels = np.asarray(seen if loaded.channels == 3 else seen.convert("L"), np.float32) / 255
     matte = np.squeeze(loaded.run(pixels.reshape(*pixels.shape[:2], loaded.channels))[0])
     if matte.ndim != 2 or not np.all(np.isfinite(matte)) or float(matte.max()) < _NOTHING:
-        raise Refusal(NOTHING_FOUND, "the network finds no foreground in the picture")
+        raise Refusal(FRUITLESS, "the network finds no foreground in the picture")
     alpha = _in_size(matte, image.size)
     cut = image.convert("RGBA")
     if image.mode == "RGBA":

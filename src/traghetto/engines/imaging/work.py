@@ -11,12 +11,14 @@ from traghetto.workers.failures import TaskRefused, TaskTimedOut, WorkerError, W
 
 SECONDS_MAX: Final = 60.0
 """How long a task may take unless an engine says otherwise."""
+FRUITLESS: Final = "fruitless"
+"""The kind of a refusal of a sound input that nothing comes of."""
 MISCONFIGURED: Final = "misconfigured"
-"""The kind of a refusal that the operator must mend; any other kind blames the input."""
-NOTHING_FOUND: Final = "nothing-found"
-"""The kind of a picture without a foreground. It is the picture's fault: a caller of blank ones
-must not have the engine taken for broken by everybody."""
-_KINDS: Final = {MISCONFIGURED: FailureKind.MISCONFIGURED}
+"""The kind of a refusal that the operator must mend. Any other kind blames the input."""
+_KINDS: Final = {
+    FRUITLESS: FailureKind.FRUITLESS,
+    MISCONFIGURED: FailureKind.MISCONFIGURED,
+}
 
 
 class Workers(Protocol):

@@ -61,8 +61,7 @@ async def _compared(exchange: Exchange, body: dict[str, Any]) -> bytes:
     Files and long texts stand in it by their digests. They are made in a thread, and in pieces,
     because every chat would wait while tens of megabytes are copied and hashed.
     """
-    length = exchange.header(b"content-length")
-    if length is None or int(length) > _SHORT_BYTES_MAX:
+    if exchange.body_bytes > _SHORT_BYTES_MAX:
         body = await asyncio.to_thread(_digested, body)
     return exchange.endpoint.encode() + b"\n" + _encode_sorted(body)
 
