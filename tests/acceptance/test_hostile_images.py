@@ -48,6 +48,7 @@ from support.gateway import (
     running_gateway,
 )
 from support.images import base64_text, data_url, encoded, form, opened, picture, png
+from support.processes import children, is_running, memory_bytes
 from support.waiting import wait_until
 
 EVERYTHING = os.environ.get("TRAGHETTO_HOSTILE_IMAGES") == "all"
@@ -203,21 +204,6 @@ def assert_sound(data: bytes, way: Way) -> None:
 # --- the gateway under it -----------------------------------------------------------------------
 
 
-def memory_bytes(pid: int, name: str) -> int:
-    """A number of a process; 0 once it has ended."""
-    with contextlib.suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/status").read_text().split(f"{name}:")[1].split()[0]) * 1024
-    return 0
-
-
-def children(pid: int) -> set[int]:
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            found.update(map(int, (task / "children").read_text().split()))
-    return found
-
-
 @dataclass
 class Watch:
     """Chats at an even pace, and a look at the workers with each, while something else goes on."""
@@ -325,7 +311,7 @@ def test_hostile_files_end_as_published_and_chats_go_on(tmp_path: Path) -> None:
     assert watch.failures == []
     assert len(watch.seconds) > 10
     assert 0 < max(watch.workers.values()) <= WORKER_BYTES_MAX
-    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in watch.workers))
+    wait_until(lambda: not any(map(is_running, watch.workers)))
     assert operate(data, "ledger", "verify")["differences"] == []
     assert_log(gateway.log.read_text())
     for share in (0.5, 0.99, 1):
