@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import random
+import select
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ from media.hostile import (
     cases,
 )
 from support.client import SECONDS_MAX, Answer, ask, assert_published, chat, chat_body
-from support.configuration import IMAGE_MODELS, model_toml
+from support.configuration import IMAGE_MODELS, edit_toml, model_toml
 from support.gateway import (
     GatewayProcess,
     RunningGateway,
@@ -411,3 +412,32 @@ def test_the_largest_files_do_not_hold_the_event_loop(gateway: RunningGateway) -
                 break
         assert held < HELD_SECONDS_MAX, (way.name, is_named)
     beating.cancel()
+
+
+ROOM_BYTES = 4 << 20
+"""For the bodies of all requests; what images become may take as much again."""
+
+
+def test_small_files_of_large_pictures_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """What a picture becomes counts until its request ends, however long an engine takes."""
+    noise = Image.effect_noise((1100, 1000), 90).convert("RGBA")
+    noise.putalpha(Image.effect_noise((1100, 1000), 90))
+    small = encoded(noise, "avif", quality=5, speed=10)
+    body, headers = form({"prompt": PROMPT}, [("images", small)] * 2)
+    toml = edit_toml("editor", fault='"hang"')
+    settings = {"bodies_in_flight_bytes_max": ROOM_BYTES, "media_seconds_max": 60}
+    with running_gateway(tmp_path, toml, **settings) as gateway:
+        key = gateway.new_key()
+        bodies = gateway.gateway.services.bodies
+        connections = [http.client.HTTPConnection(*gateway.address) for _ in range(6)]
+        with contextlib.ExitStack() as opened_ones:
+            for connection in connections:
+                opened_ones.enter_context(contextlib.closing(connection))
+                sent = {"authorization": f"Bearer {key}", **headers}
+                connection.request("POST", "/api/v1/image/multi-edit", body, sent)
+            answered = select.select([each.sock for each in connections], [], [], 20)[0]
+            first = next(each for each in connections if each.sock in answered)
+            assert_published(Answer.read(first.getresponse()), "MODEL_AT_CAPACITY")
+            assert bodies.bytes <= 2 * ROOM_BYTES
+        wait_until(lambda: bodies.bytes == 0)
+        assert len(body) < ROOM_BYTES / 10
