@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import random
+import select
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ from media.hostile import (
     cases,
 )
 from support.client import SECONDS_MAX, Answer, ask, assert_published, chat, chat_body
-from support.configuration import IMAGE_MODELS, model_toml
+from support.configuration import IMAGE_MODELS, edit_toml, model_toml
 from support.gateway import (
     GatewayProcess,
     RunningGateway,
@@ -48,6 +49,7 @@ from support.gateway import (
     running_gateway,
 )
 from support.images import base64_text, data_url, encoded, form, opened, picture, png
+from support.processes import children, is_running, memory_bytes
 from support.waiting import wait_until
 
 EVERYTHING = os.environ.get("TRAGHETTO_HOSTILE_IMAGES") == "all"
@@ -203,21 +205,6 @@ def assert_sound(data: bytes, way: Way) -> None:
 # --- the gateway under it -----------------------------------------------------------------------
 
 
-def memory_bytes(pid: int, name: str) -> int:
-    """A number of a process; 0 once it has ended."""
-    with contextlib.suppress(OSError, IndexError):
-        return int(Path(f"/proc/{pid}/status").read_text().split(f"{name}:")[1].split()[0]) * 1024
-    return 0
-
-
-def children(pid: int) -> set[int]:
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(OSError):
-            found.update(map(int, (task / "children").read_text().split()))
-    return found
-
-
 @dataclass
 class Watch:
     """Chats at an even pace, and a look at the workers with each, while something else goes on."""
@@ -325,7 +312,7 @@ def test_hostile_files_end_as_published_and_chats_go_on(tmp_path: Path) -> None:
     assert watch.failures == []
     assert len(watch.seconds) > 10
     assert 0 < max(watch.workers.values()) <= WORKER_BYTES_MAX
-    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in watch.workers))
+    wait_until(lambda: not any(map(is_running, watch.workers)))
     assert operate(data, "ledger", "verify")["differences"] == []
     assert_log(gateway.log.read_text())
     for share in (0.5, 0.99, 1):
@@ -425,3 +412,32 @@ def test_the_largest_files_do_not_hold_the_event_loop(gateway: RunningGateway) -
                 break
         assert held < HELD_SECONDS_MAX, (way.name, is_named)
     beating.cancel()
+
+
+ROOM_BYTES = 4 << 20
+"""For the bodies of all requests; what images become may take as much again."""
+
+
+def test_small_files_of_large_pictures_do_not_fill_the_memory(tmp_path: Path) -> None:
+    """What a picture becomes counts until its request ends, however long an engine takes."""
+    noise = Image.effect_noise((1100, 1000), 90).convert("RGBA")
+    noise.putalpha(Image.effect_noise((1100, 1000), 90))
+    small = encoded(noise, "avif", quality=5, speed=10)
+    body, headers = form({"prompt": PROMPT}, [("images", small)] * 2)
+    toml = edit_toml("editor", fault='"hang"')
+    settings = {"bodies_in_flight_bytes_max": ROOM_BYTES, "media_seconds_max": 60}
+    with running_gateway(tmp_path, toml, **settings) as gateway:
+        key = gateway.new_key()
+        bodies = gateway.gateway.services.bodies
+        connections = [http.client.HTTPConnection(*gateway.address) for _ in range(6)]
+        with contextlib.ExitStack() as opened_ones:
+            for connection in connections:
+                opened_ones.enter_context(contextlib.closing(connection))
+                sent = {"authorization": f"Bearer {key}", **headers}
+                connection.request("POST", "/api/v1/image/multi-edit", body, sent)
+            answered = select.select([each.sock for each in connections], [], [], 20)[0]
+            first = next(each for each in connections if each.sock in answered)
+            assert_published(Answer.read(first.getresponse()), "MODEL_AT_CAPACITY")
+            assert bodies.bytes <= 2 * ROOM_BYTES
+        wait_until(lambda: bodies.bytes == 0)
+        assert len(body) < ROOM_BYTES / 10

@@ -52,11 +52,13 @@ async def run_chat(services: Services, exchange: Exchange) -> None:
 async def run_image(services: Services, exchange: Exchange, operation: ImageOperation) -> None:
     """Answer one request for images; raises ApiError for everything that is not answered."""
 
-    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
-        await _answer_image(services, exchange, caller, body, claimed, operation)
-
     receive = receive_json_or_form if operation.takes_forms else receive_json
-    await _run(services, exchange, receive(services.settings, services.bodies, exchange), answer)
+    received = receive(services.settings, services.bodies, exchange)
+
+    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
+        await _answer_image(services, exchange, received, caller, body, claimed, operation)
+
+    await _run(services, exchange, received, answer)
 
 
 async def _run(services: Services, exchange: Exchange, received: Received, answer: Answer) -> None:
@@ -131,6 +133,7 @@ async def _answer_chat(
 async def _answer_image(
     services: Services,
     exchange: Exchange,
+    received: Received,
     caller: Caller,
     body: Body,
     claimed: Claim | None,
@@ -142,7 +145,7 @@ async def _answer_image(
     note_model(fleet, exchange, model)
     pool = authorise(fleet.image_pools, caller, model)  # 12, 13
     request = operation.parse(body, model)  # 14
-    pictures = await read_pictures(services.media, exchange, operation.wanted(request))
+    pictures = await read_pictures(services.media, received, exchange, operation.wanted(request))
     work = operation.work(exchange.request_id, request, pictures, model)
     verdict = await judge_request(policy, exchange, work.prompt, pictures)  # 15
     if not work.blanks_violations:

@@ -19,6 +19,7 @@ from traghetto.idempotency.seal import seal_of
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
+from traghetto.wire.multipart import Form
 from traghetto.wire.zod import refusal
 
 HEADER: Final = b"idempotency-key"
@@ -58,12 +59,14 @@ async def claim(
 async def _compared(exchange: Exchange, body: dict[str, Any]) -> bytes:
     """What must be equal of two requests: the endpoint, and the body with its members in order.
 
-    Files and long texts stand in it by their digests. They are made in a thread, and in pieces,
-    because every chat would wait while tens of megabytes are copied and hashed.
+    A form is never equal to JSON. Files and long texts stand in it by their digests, which are made
+    in a thread and in pieces: every chat would wait while tens of megabytes are copied and hashed.
     """
+    is_form = isinstance(body, Form)
     if exchange.body_bytes > _SHORT_BYTES_MAX:
         body = await asyncio.to_thread(_digested, body)
-    return exchange.endpoint.encode() + b"\n" + _encode_sorted(body)
+    kind = b"\nform\n" if is_form else b"\n"
+    return exchange.endpoint.encode() + kind + _encode_sorted(body)
 
 
 def _digested(value: Any) -> Any:
