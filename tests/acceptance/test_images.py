@@ -555,3 +555,10 @@ def test_blank_pictures_do_nobody_else_harm(gateway: RunningGateway) -> None:
         answer = send(gateway, gateway.new_key(), BACKGROUND, "image", blank, "base64")
         assert_published(answer, "INFERENCE_FAILED")
     assert image_of(send(gateway, gateway.new_key(), BACKGROUND, "image", product(), "form"))
+
+
+def test_words_that_are_not_understood_are_named(gateway: RunningGateway, key: str) -> None:
+    """The caller is told that it was the prompt, and an operator's reason stays here."""
+    answer = send(gateway, key, EDIT, "image", png(), "form", prompt="add a dragon")
+    assert (answer.status, answer.headers["x-error-code"]) == (400, "INVALID_REQUEST")
+    assert answer.json["error"].endswith(f"{answer.request_id}: prompt")

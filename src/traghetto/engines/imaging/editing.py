@@ -13,6 +13,7 @@ from traghetto.engines.imaging.composing import compose, cover, pad
 from traghetto.engines.imaging.instructions import NotUnderstood, parse
 from traghetto.engines.imaging.verbs import apply
 from traghetto.engines.imaging.vocabulary import COMPOSING
+from traghetto.engines.imaging.work import PROMPT
 from traghetto.workers.task import Refusal
 
 
@@ -28,12 +29,12 @@ def edit(payload: dict[str, Any]) -> bytes:
     try:
         instructions = parse(call.prompt)
     except NotUnderstood as error:
-        raise Refusal("prompt", str(error)) from error
+        raise Refusal(PROMPT, str(error)) from error
     composing = [each.verb for each in instructions if each.verb in COMPOSING]
     changing = [each for each in instructions if each.verb not in COMPOSING]
     several = len(call.pictures) > 1
     if composing and not several and not changing:
-        raise Refusal("prompt", "the prompt wants pictures composed, and there is only one")
+        raise Refusal(PROMPT, "the prompt wants pictures composed, and there is only one")
     if several:
         # Ten pictures in full size would not fit into a worker, nor their composition in an answer.
         images = [shrunk(_opened(picture), PIXELS_MAX) for picture in call.pictures]
