@@ -13,12 +13,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 from traghetto.errors import sentences
+from traghetto.wire.image_format import ImageFormat
 from traghetto.wire.multipart import typed, without_contents
 from traghetto.wire.schema import validator_for
 from traghetto.wire.sizes import SIDE_PIXELS_DEFAULT, Size, size_for
 from traghetto.wire.zod import Issue, Path, custom_issue, issues_of, refusal
 
-ImageFormat = Literal["jpeg", "png", "webp"]
 Quality = Literal["low", "medium", "high"]
 Source = str | bytes
 """An image as it was sent: the bytes of a file, or text that is a URL, a data URL or base64."""

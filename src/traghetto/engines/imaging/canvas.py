@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from PIL import Image
 
-from traghetto.engines.image_protocols import ImageFormat, Picture
+from traghetto.engines.image_protocols import Picture
+from traghetto.wire.image_format import ImageFormat
 from traghetto.workers.task import Refusal
 
 PIXELS_MAX: Final = 16_777_216
