@@ -88,13 +88,22 @@ class Customer:
     name: str
     key: str
 
-    def start(self, model: str, *, stream: bool = True, receive_bytes: int | None = None) -> Client:
+    def start(
+        self,
+        model: str,
+        *,
+        stream: bool = True,
+        receive_bytes: int | None = None,
+        prompt_bytes: int = 0,
+    ) -> Client:
         connection = socket.socket()
         if receive_bytes is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         connection.settimeout(10)
         connection.connect(self.stage.gateway.address)
-        connection.sendall(raw_chat(chat_body(model, max_tokens=None, stream=stream), self.key))
+        body = chat_body(model, max_tokens=None, stream=stream)
+        body["messages"][0]["content"] += " " * prompt_bytes
+        connection.sendall(raw_chat(body, self.key))
         return Client(connection)
 
     def usages(self) -> list[UsageRecorded]:
@@ -180,12 +189,16 @@ def customer(stage: Stage) -> Customer:
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("model", ["hang", "slow-headers"])
+@pytest.mark.parametrize("prompt_bytes", [0, 1_000_000], ids=["short", "long"])
 def test_a_client_that_leaves_before_the_answer_pays_nothing(
-    customer: Customer, model: str, stream: bool, reset: bool
+    customer: Customer, model: str, stream: bool, reset: bool, prompt_bytes: int
 ) -> None:
-    """The backend is stopped within a quarter of a second, and nothing was bought."""
+    """The backend is stopped within a quarter of a second, and nothing was bought.
+
+    Also after a long body, whose reading had been paused for a while.
+    """
     before = len(customer.stage.upstream.requests)
-    client = customer.start(model, stream=stream)
+    client = customer.start(model, stream=stream, prompt_bytes=prompt_bytes)
     wait_until(lambda: len(customer.stage.upstream.requests) > before)
     request = customer.stage.request(model)
     left_at = client.leave(reset=reset)

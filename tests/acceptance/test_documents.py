@@ -90,8 +90,11 @@ def serving(data: Path) -> Iterator[Running]:
 
 
 def test_first_request_with_curl(gateway: Running) -> None:
-    """The request with curl in the README is answered by the simulator."""
-    (request,) = (block for block in blocks(ROOT / "README.md", "sh") if "curl" in block)
+    """The requests with curl in the README are answered by the simulators."""
+    request, picture = (block for block in blocks(ROOT / "README.md", "sh") if "curl" in block)
+    gateway.shell(picture)
+    saved = json.loads((Path(gateway.environment["HOME"]) / "ferry.json").read_bytes())
+    assert saved["data"][0]["b64_json"]
     answer = json.loads(gateway.shell(request))
     assert answer["object"] == "chat.completion"
     assert "simulat" in answer["choices"][0]["message"]["content"].lower()
@@ -138,9 +141,18 @@ def test_requests_of_the_how_tos(path: Path, gateway: Running) -> None:
     commands = [command for block in requests for command in block.replace("\\\n", "").splitlines()]
     assert commands
     for command in commands:
-        answer = gateway.shell(command.strip())
+        answer = gateway.shell(command.strip()).encode()
+        if (saved := re.search(r"--output (\S+)", command)) is not None:
+            answer = (Path(gateway.environment["HOME"]) / saved[1]).read_bytes()
         assert answer
-        assert '"error"' not in answer
+        assert b'"error"' not in answer
+
+
+def test_programs_of_the_how_tos(gateway: Running) -> None:
+    """The program on the page about images makes one with the `openai` package."""
+    (program,) = blocks(ROOT / "docs" / "how-to" / "images.md", "python")
+    program = program.replace(PRINTED_URL, gateway.url)
+    assert gateway.run([sys.executable, "-c", program]).strip() == "True"
 
 
 @pytest.mark.parametrize("name", ["keys-and-limits.md", "operate.md"])
@@ -165,14 +177,19 @@ def test_commands_of_the_how_tos(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if blocks(path, "toml")], ids=named)
 def test_configurations_are_valid(path: Path, tmp_path: Path) -> None:
     """Every printed configuration would be accepted, once what it names exists."""
-    environment = {**os.environ, "GPU_1_KEY": "a key", "CLASSIFIER_KEY": "a key"}
+    keys = {"GPU_1_KEY": "a key", "CLASSIFIER_KEY": "a key", "FORGE_LOGIN": "user:password"}
+    environment = os.environ | keys
     for words in (block for block in blocks(path, "text") if "[blocked]" in block):
         (tmp_path / "words.txt").write_text(words)
     for block in blocks(path, "toml"):
         for named_file in re.findall(r'"/srv/models/(.+)"', block):
             (tmp_path / named_file).touch()
+        for named_file in re.findall(r'"/srv/workflows/(.+)"', block):
+            (tmp_path / named_file).write_text("".join(blocks(path, "json")))
         config = tmp_path / "traghetto.toml"
-        here = block.replace("/srv/models", str(tmp_path)).replace("/etc/traghetto", str(tmp_path))
+        here = block
+        for folder in ("/srv/models", "/srv/workflows", "/etc/traghetto"):
+            here = here.replace(folder, str(tmp_path))
         config.write_text(here)
         command = [sys.executable, "-m", "traghetto", "models", "check", "--config", str(config)]
         done = subprocess.run(

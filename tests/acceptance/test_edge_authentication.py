@@ -48,6 +48,7 @@ PUBLIC = {
             "/models/{id}",
             "/billing/usage",
             "/api_keys/generate_web3_key",
+            "/image/styles",
         )
     ),
 }

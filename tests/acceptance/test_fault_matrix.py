@@ -51,7 +51,7 @@ from support.gateway import RunningGateway, running_gateway
 from support.upstream import DONE, upstream_in_thread
 from support.waiting import wait_until
 from traghetto.engines.member import Health
-from traghetto.engines.pool import _rendezvous
+from traghetto.engines.replicas import _rendezvous
 
 SHORT = {"first_event_seconds": "0.4", "between_events_seconds": "0.3", "total_seconds": "0.4"}
 PATIENT = {"first_event_seconds": "20", "between_events_seconds": "20", "total_seconds": "20"}

@@ -1,7 +1,7 @@
 """Whatever arrives, the answer is one of the contract: no 500, no HTML, no foreign sentence.
 
 Two sources of trouble: requests made from the published schema, valid and not (schemathesis), and
-bytes that were never meant to be requests (hypothesis). `TRAGHETTO_FUZZ_EXAMPLES` sets how many of
+bytes that were never meant to be requests or forms (hypothesis). `TRAGHETTO_FUZZ_EXAMPLES` sets how many of
 each are tried (of chat requests from the schema, which take a second each to invent, an eighth);
 the usual number keeps a run within a minute.
 """
@@ -35,14 +35,16 @@ from support.client import (
     chat_body,
     get,
 )
-from support.configuration import PRICED_MODEL
+from support.configuration import IMAGE_MODELS, PRICED_MODEL
 from support.gateway import RunningGateway, raw_exchange, running_gateway
+from support.images import base64_text, encoded, form, picture, png
 from support.published import assert_answer_is_published
 from support.repository import ROOT
 from traghetto.errors import Adjunct
 
 EXAMPLES = int(os.environ.get("TRAGHETTO_FUZZ_EXAMPLES", "120"))
 EXAMPLES_OF_MANAGEMENT = -(-EXAMPLES // 4)
+EXAMPLES_OF_IMAGES = -(-EXAMPLES // 5)
 ROUNDS_MAX = 5
 VICTIMS = 120
 """Enough that not every key is deleted by the requests that delete keys."""
@@ -73,8 +75,11 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway
     """Limits are small, so that what never ends does; the budget is large, so that all is read."""
     with running_gateway(
         tmp_path_factory.mktemp("fuzz"),
-        PRICED_MODEL + 'size_class = "none"\n',
+        PRICED_MODEL + 'size_class = "none"\n' + IMAGE_MODELS,
+        rate_limits="off",
         body_bytes_max=BODY_BYTES_MAX,
+        form_bytes_max=2 * BODY_BYTES_MAX,
+        image_bytes_max=BODY_BYTES_MAX // 2,
         headers_seconds_max=0.5,
         body_grace_seconds=0.3,
         failed_requests_max=10**9,
@@ -89,11 +94,12 @@ def key(gateway: RunningGateway) -> str:
 
 
 @pytest.fixture(autouse=True)
-def sound(gateway: RunningGateway) -> Iterator[None]:
+def sound(gateway: RunningGateway, capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
     """After every test the server lives, nothing unknown was logged, and the books are true."""
-    with contextlib.redirect_stderr(io.StringIO()) as log:
-        yield
-    assert '"level":"error"' not in log.getvalue()
+    yield
+    written = capsys.readouterr().err
+    assert '"level":"error"' not in written
+    assert "library_message" not in written, "a library complains of a caller"
     assert get(gateway, "/health/ready").status == 200
     assert gateway.differences() == []
 
@@ -260,6 +266,171 @@ def _name_a_victim(case: Any, data: st.DataObject, victims: list[str]) -> None:
     for parameters in (case.path_parameters, case.query):
         if isinstance(parameters, dict) and "id" in parameters:
             parameters["id"] = key_id
+
+
+# Images, in JSON and in forms
+
+IMAGE_OPERATIONS = (
+    "/image/generate",
+    "/images/generations",
+    "/image/edit",
+    "/image/multi-edit",
+    "/image/upscale",
+    "/image/background-remove",
+)
+PHOTOGRAPH = encoded(picture(256, 256), "jpeg", quality=30)
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize("path", IMAGE_OPERATIONS)
+def test_requests_for_images_get_answers_of_the_contract(
+    gateway: RunningGateway, key: str, path: str, mode: GenerationMode
+) -> None:
+    """Whatever the published schema allows or forbids, in both media types that it names."""
+    served: Counter[tuple[str, int]] = Counter()
+
+    @settings(fuzzed, max_examples=EXAMPLES_OF_IMAGES)
+    @given(case=operation("POST", path).as_strategy(generation_mode=mode), data=st.data())
+    def check(case: Any, data: st.DataObject) -> None:
+        is_json = case.media_type == "application/json"
+        if is_json and isinstance(case.body, dict) and data.draw(st.booleans()):
+            _name_what_there_is(case.body, path)
+        response = case.call(
+            base_url=f"{gateway.url}/api/v1", headers={"authorization": f"Bearer {key}"}
+        )
+        headers = {name.lower(): values[0] for name, values in response.headers.items()}
+        reply = Answer(response.status_code, response.message, headers, response.content)
+        assert_contract(reply)
+        served[case.media_type, reply.status] += 1
+
+    for _ in range(ROUNDS_MAX if mode is GenerationMode.POSITIVE else 1):
+        check()
+        if served["application/json", 200] and len({media_type for media_type, _ in served}) == (
+            2 if path in FORMS else 1
+        ):
+            break
+    else:
+        assert mode is GenerationMode.NEGATIVE, served
+
+
+def _name_what_there_is(body: dict[str, Any], path: str) -> None:
+    """Have a request name what there is: a model, an image, a size that is soon painted."""
+    for member in ("modelId", "image_url", "aspect_ratio", "resolution", "style_preset"):
+        body.pop(member, None)
+    if "prompt" in body:
+        body["prompt"] = "make it grayscale"
+    if path == "/image/generate":
+        body |= {"model": "painter", "width": 64, "height": 64}
+    elif path == "/images/generations":
+        body |= {"model": "painter", "size": "256x256"}
+    if "image" in body or path == "/image/background-remove":
+        body["image"] = base64_text(PHOTOGRAPH)
+    if isinstance(body.get("images"), list):
+        body["images"] = [base64_text(PHOTOGRAPH)]
+
+
+def test_styles_are_listed_in_the_published_form(gateway: RunningGateway) -> None:
+    """There is nothing that a caller could do wrong."""
+    reply = get(gateway, "/api/v1/image/styles")
+    assert reply.status == 200
+    assert_answer_is_published("GET", "/image/styles", reply.json)
+
+
+FORMS = {
+    "/image/edit": "EditImageRequest",
+    "/image/multi-edit": "MultiEditImageRequest",
+    "/image/upscale": "UpscaleImageRequest",
+    "/image/background-remove": "BackgroundRemoveImageRequest",
+}
+"""What takes forms, and the schema of their fields."""
+form_values = st.sampled_from(
+    [b"", b"true", b"FALSE", b"2", b"2.5", b"1e999", b"-0", b"nan", b"null", b"1K", b"9K", b"1:1",
+     b"auto", b"png", b"jpg", b"editor", b"cutter", b"make it grayscale", b"\0", b"\xff\xfe",
+     b"http://127.0.0.1/", b"[1]", b"x" * 40_000, png(256, 256), PHOTOGRAPH, PHOTOGRAPH[:300]]
+) | st.binary(max_size=30)  # fmt: skip
+
+
+def parts_of(path: str) -> st.SearchStrategy[tuple[str, bytes, bool]]:
+    """The name, the content, and whether it comes as a file."""
+    members = sorted(OPENAPI["components"]["schemas"][FORMS[path]]["properties"])
+    names = st.sampled_from(members) | st.sampled_from(["images[]", "[]", "", "user"])
+    return st.tuples(names, form_values, st.booleans())
+
+
+forms = st.sampled_from(tuple(FORMS)).flatmap(
+    lambda path: st.tuples(st.just(path), st.lists(parts_of(path), max_size=3))
+)
+
+
+@fuzzed
+@given(chosen=forms, is_complete=st.booleans())
+def test_forms_of_any_parts_get_answers_of_the_contract(
+    gateway: RunningGateway,
+    key: str,
+    chosen: tuple[str, list[tuple[str, bytes, bool]]],
+    is_complete: bool,
+) -> None:
+    """Files in the place of texts and texts in that of files, twice, empty, or beyond reason."""
+    path, members = chosen
+    sent = list(members)
+    if is_complete:
+        image = "images" if "multi" in path else "image"
+        usual = [(image, PHOTOGRAPH, True), ("prompt", b"make it grayscale", False)]
+        sent += [each for each in usual if each[0] not in {name for name, _, _ in members}]
+    body = b"".join(_part(*each) for each in sent) + b"--frontier--\r\n"
+    headers: dict[str, str | None] = {"content-type": "multipart/form-data; boundary=frontier"}
+    assert_contract(ask(gateway, key, body, path=f"/api/v1{path}", headers=headers))
+
+
+def _part(name: str, content: bytes, is_file: bool) -> bytes:
+    head = f'--frontier\r\ncontent-disposition: form-data; name="{name}"'
+    return head.encode() + b'; filename="x"' * is_file + b"\r\n\r\n" + content + b"\r\n"
+
+
+TOKENS = [
+    b"\r\n", b"\n", b"--", b"--a-boundary-of-the-tests", b"--a-boundary-of-the-tests--\r\n", b"\0",
+    b"\r\n\r\n", b"content-transfer-encoding: base64\r\n", b"; filename*=utf-8''%E2%82%AC",
+    b"x: " + b"y" * 5000, b"\xff",
+]  # fmt: skip
+BOUNDARIES = [
+    "a-boundary-of-the-tests", '"a-boundary-of-the-tests"', "b", '""', "x" * 71, "", "a;boundary=b",
+    '"', "a\\", "=",
+]  # fmt: skip
+
+
+@fuzzed
+@given(data=st.data(), path=st.sampled_from(tuple(FORMS)))
+def test_mutilated_forms_get_answers_of_the_contract(
+    gateway: RunningGateway, key: str, data: st.DataObject, path: str
+) -> None:
+    """A good form over a socket of its own: cut, repeated, changed, or under another boundary."""
+    image = "images" if "multi" in path else "image"
+    good, _ = form({"prompt": "make it grayscale"}, [(image, PHOTOGRAPH)])
+    body = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        # Most of a form is its file, and what matters is around it.
+        place = data.draw(st.integers(0, 300) | st.integers(0, len(body)))
+        change = data.draw(st.sampled_from(["cut", "insert", "replace", "repeat"]))
+        if change == "cut":
+            del body[place : place + data.draw(st.integers(1, 80))]
+        elif change == "repeat":
+            body[place:place] = body[place : place + 120]
+        else:
+            token = data.draw(st.sampled_from(TOKENS) | st.binary(min_size=1, max_size=4))
+            body[place : place + len(token) * (change == "replace")] = token
+    boundary = data.draw(st.just(BOUNDARIES[0]) | st.sampled_from(BOUNDARIES))
+    head = (
+        f"POST /api/v1{path} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n"
+        f"authorization: Bearer {key}\r\n"
+        f"content-type: multipart/form-data; boundary={boundary}\r\n"
+    )
+    if data.draw(st.booleans()):
+        pieces = [bytes(body[start : start + 700]) for start in range(0, len(body), 700)]
+        sent = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+        request = head.encode() + b"transfer-encoding: chunked\r\n\r\n" + sent
+    else:
+        request = head.encode() + b"content-length: %d\r\n\r\n" % len(body) + bytes(body)
+    assert_contract(one_answer(raw_exchange(gateway.address, request)))
 
 
 # Bodies that are nearly requests

@@ -11,9 +11,15 @@ from typing import Any
 import pytest
 
 from support.client import Answer, ask, assert_published, chat
-from support.configuration import IMAGE_MODELS, PRICED_MODEL, image_toml, relayed_toml
+from support.configuration import (
+    IMAGE_MODELS,
+    PRICED_MODEL,
+    image_toml,
+    model_toml,
+    relayed_toml,
+)
 from support.gateway import RunningGateway, running_gateway
-from support.images import base64_text, opened, png, spread
+from support.images import base64_text, data_url, opened, png, spread
 from support.upstream import Exchange, FaultUpstream, answer_json, upstream_in_thread
 
 GENERATE = "/api/v1/image/generate"
@@ -258,6 +264,22 @@ def test_prompts_stay_as_they_are_without_a_model_for_them(gateway: RunningGatew
     answer = generated(gateway, key, "a lagoon", enhance_prompt=True)
     assert "x-venice-enhanced-prompt" not in answer.headers
     assert spent(gateway, key) == "0.01"
+
+
+def test_a_forbidden_image_is_not_shown_to_a_chat_model(tmp_path: Path) -> None:
+    """The classifier looks at the images of a chat, and words are not its matter."""
+    with upstream_in_thread() as server:
+        answers(server, (), ("violence",))
+        toml = classified_toml(server) + model_toml("priced")
+        with running_gateway(tmp_path, toml) as gateway:
+            key = gateway.new_key()
+            content = [{"type": "image_url", "image_url": {"url": data_url(png())}}]
+            messages = [{"role": "user", "content": content}]
+            assert chat(gateway, key, messages=messages).status == 200
+            paid = spent(gateway, key)
+            refused = chat(gateway, key, messages=messages)
+            assert_published(refused, "CONTENT_POLICY_VIOLATION")
+            assert spent(gateway, key) == paid
 
 
 def test_chats_are_not_touched_by_the_policy_of_images(tmp_path: Path) -> None:

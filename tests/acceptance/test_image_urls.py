@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -45,8 +46,10 @@ def redirect(where: str) -> Act:
 async def endless(exchange: Exchange) -> None:
     """A picture that never ends."""
     await exchange.head(200, {"content-type": "image/png", "transfer-encoding": "chunked"})
-    while not exchange.request.closed.is_set():
-        await exchange.chunk(b"\0" * 65536)
+    with contextlib.suppress(ConnectionError):
+        while not exchange.request.closed.is_set():
+            await exchange.chunk(b"\0" * 65536)
+    exchange.request.closed.set()
 
 
 async def silent(exchange: Exchange) -> None:

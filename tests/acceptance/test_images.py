@@ -390,10 +390,10 @@ def test_sizes_at_the_limits(
 
 
 def test_the_largest_image_is_edited(gateway: RunningGateway, key: str) -> None:
-    """7680 x 4320 pixels go through."""
+    """7680 x 4320 pixels go through; the classical editor answers with at most 16,777,216."""
     sent = encoded(picture(7680, 4320), "jpeg", quality=30)
     answer = send(gateway, key, EDIT, "image", sent, "form", prompt=PROMPT, output_format="jpeg")
-    assert image_of(answer, "image/jpeg").size == (7680, 4320)
+    assert image_of(answer, "image/jpeg").size == (5461, 3072)
 
 
 @pytest.mark.parametrize("path", [EDIT, MULTI_EDIT, UPSCALE, BACKGROUND])
@@ -546,3 +546,19 @@ def test_images_work_without_configuration(tmp_path: Path) -> None:
             answer = send(gateway, key, path, member, product(), "form", **members)
             assert image_of(answer), path
         assert spent(gateway, key) == 0
+
+
+def test_blank_pictures_do_nobody_else_harm(gateway: RunningGateway) -> None:
+    """A picture without a foreground fails for its sender alone; the remover works on."""
+    for shade in range(6):
+        blank = encoded(Image.new("RGB", (256, 256), (shade, shade, shade)))
+        answer = send(gateway, gateway.new_key(), BACKGROUND, "image", blank, "base64")
+        assert_published(answer, "INFERENCE_FAILED")
+    assert image_of(send(gateway, gateway.new_key(), BACKGROUND, "image", product(), "form"))
+
+
+def test_words_that_are_not_understood_are_named(gateway: RunningGateway, key: str) -> None:
+    """The caller is told that it was the prompt, and an operator's reason stays here."""
+    answer = send(gateway, key, EDIT, "image", png(), "form", prompt="add a dragon")
+    assert (answer.status, answer.headers["x-error-code"]) == (400, "INVALID_REQUEST")
+    assert answer.json["error"].endswith(f"{answer.request_id}: prompt")

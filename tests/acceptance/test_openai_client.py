@@ -40,7 +40,7 @@ TOML = (
     + model("ferry", aliases='["gpt-4o"]')
     + model("pro", pro_only="true")
     + model("gated", feature='"beta"')
-    + model("embedder", type='"embedding"')
+    + model("embedder", type='"embedding"', engine="")
     + model("away", offline="true")
     + model("seldom", size_class='"l"')
     + model("hang", fault='"hang"', total_seconds="0.2", first_event_seconds="0.2")

@@ -35,10 +35,12 @@ class Desk:
         return self.run(self.reader.finish(data, format=to, finish=Finish(**finish)))
 
     def worker_bytes_max(self) -> int:
-        """The most memory that the worker has had so far."""
-        (pid,) = self.workers.process_ids
-        status = Path(f"/proc/{pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        """The most memory that the worker has had so far; 0 if there is none now."""
+        for pid in self.workers.process_ids:
+            status = Path(f"/proc/{pid}/status").read_text()
+            if "VmHWM:" in status:  # a process that has ended has none
+                return int(status.split("VmHWM:")[1].split()[0]) * 1024
+        return 0
 
 
 @pytest.fixture(scope="module")

@@ -450,6 +450,7 @@ TEXT = base64.b64encode(PLAIN).decode()
         pytest.param(f"data:image/svg+xml;charset=utf-8;base64,{TEXT}", id="parameters"),
         pytest.param("\n".join(TEXT[n : n + 76] for n in range(0, len(TEXT), 76)), id="lines"),
         pytest.param(f" \t\r\n{TEXT} ", id="blanks around"),
+        pytest.param(f"\n data:image/png;base64,\n {TEXT}", id="blanks around a data URL"),
         pytest.param(base64.urlsafe_b64encode(PLAIN).decode(), id="URL-safe"),
         pytest.param(TEXT.rstrip("="), id="without padding"),
     ],

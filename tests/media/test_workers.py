@@ -6,6 +6,7 @@ The tasks are those of `traghetto.workers.trials`, run by real processes, on bot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -137,7 +138,9 @@ def test_a_worker_knows_nothing_of_the_gateway(run, monkeypatch):
         assert status["NoNewPrivs"] == "1"
         assert int(status["CapEff"], 16) in (0, 1 << 2)
         assert int(status["CapPrm"], 16) in (0, 1 << 2)
-        assert about["niceness"] == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+        assert about["niceness"] == min(
+            19, os.getpriority(os.PRIO_PROCESS, 0) + WorkerLimits().niceness
+        )
         heavy = {"PIL", "numpy", "cv2", "onnxruntime", "asyncio", "aiohttp", "traghetto.settings"}
         assert not heavy.intersection(about["modules"])
 
@@ -465,6 +468,41 @@ def test_closing_ends_what_runs_and_what_waits(run):
         assert workers.processes == 0
         with pytest.raises(WorkersBusy):
             await trial(workers, "echo", 1)
+
+    run(test)
+
+
+def children() -> set[int]:
+    """The processes that this one has, dead or alive."""
+    own = str(os.getpid())
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if fields[1] == own:
+                found.add(int(entry.name))
+    return found
+
+
+@linux_only
+def test_closing_at_any_moment_leaves_nothing(run):
+    """Also in the middle of starting, and with a queue; when it returns, nothing runs."""
+    before = children()
+
+    async def test():
+        for step in range(12):
+            workers = Workers(WorkerLimits(), processes_max=2, idle_seconds_max=60)
+            tasks = [asyncio.ensure_future(trial(workers, "echo", n)) for n in range(6)]
+            await asyncio.sleep(step * 0.005)
+            if step % 2:
+                tasks[0].cancel()
+            await workers.aclose()
+            assert workers.processes == 0
+            assert children() <= before
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, end in enumerate(ends):
+                expected = (WorkersBusy, WorkerDied, asyncio.CancelledError)
+                assert end == number or isinstance(end, expected)
 
     run(test)
 

@@ -34,6 +34,7 @@ from traghetto.limits.endpoints import EndpointLimiter
 from traghetto.limits.rates import RateLimiter
 from traghetto.limits.refusals import RefusalLog
 from traghetto.limits.windows import WINDOW_SECONDS
+from traghetto.moderation import Policy
 from traghetto.money import Currency, LimitPeriod, SpendLimits
 from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.receive import BodiesInFlight
@@ -46,6 +47,8 @@ from traghetto.telemetry import Metrics
 CATALOG = Catalog(MODELS)
 NO_REPORTS: Any = None
 """Nobody asks for a report in a simulation."""
+NO_MEDIA: Any = None
+"""Nobody sends an image in one."""
 METRICS = Metrics()
 IN_TURN = (Currency.DIEM, Currency.BUNDLED_CREDITS, Currency.USD)
 DEADLINES = Deadlines(first_event_seconds=6.0, between_events_seconds=2.0, total_seconds=8.0)
@@ -187,6 +190,8 @@ class GatewayRun:
             refusals=RefusalLog(),
             reports=NO_REPORTS,
             bodies=BodiesInFlight(settings.bodies_in_flight_bytes_max),
+            media=NO_MEDIA,
+            policy=Policy(),
             fleet=self._fleet,
         )
         edge = EdgeServices(clock=clock, metrics=METRICS)
@@ -366,7 +371,7 @@ class GatewayRun:
                 queue_max=scenario.queue_max,
                 queue_seconds_max=1.0,
             )
-        return Fleet(CATALOG, pools, gates, HEADERS)
+        return Fleet(CATALOG, pools, {}, gates, HEADERS)
 
     def _commit_seconds(self) -> float:
         return self._rng.random() * self._history.scenario.commit_seconds_max

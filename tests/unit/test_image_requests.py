@@ -159,6 +159,16 @@ def test_a_model_without_a_choice_says_so(member: str) -> None:
     assert refused == [(member, f"This model does not support {member}")]
 
 
+def test_steps_are_the_callers_the_models_or_the_engines() -> None:
+    """In this order; without a word of the model's entry there are at most fifty."""
+    assert generate(steps=7).steps == 7
+    assert generate().steps == 20
+    assert generate(constraints={}, steps=50).steps == 50
+    assert generate(constraints={}).steps is None
+    assert generate(steps=-3).steps == 1
+    assert issues_of(lambda: generate(constraints={}, steps=51))[0][0] == "steps"
+
+
 def test_every_violation_is_told_at_once() -> None:
     """Those of the schema and those of the model."""
     found = issues_of(lambda: generate(width=0, steps=99, thinking=1))
@@ -250,6 +260,14 @@ def test_edits() -> None:
 def test_what_an_edit_is_refused_for(members: dict[str, Any], place: str) -> None:
     """Also for a quality, which only edits of several images have."""
     assert place in [where for where, _ in issues_of(lambda: parse_edit(EDIT | members, FULL))]
+
+
+@pytest.mark.parametrize("member", ["prompt", "resolution", "aspect_ratio", "output_format"])
+def test_a_file_is_no_text(member: str) -> None:
+    """It would pass by everything that looks at texts: lengths, tiers, and forbidden words."""
+    for parse, image in ((parse_edit, "image"), (parse_multi_edit, "images")):
+        form = Form({image: b"\x89PNG", "prompt": "grey"} | {member: b"1K"})
+        assert issues_of(lambda form=form, parse=parse: parse(form, FULL))[0][0] == member  # type: ignore[misc]
 
 
 def test_edits_of_several_images() -> None:

@@ -96,6 +96,13 @@ def test_what_is_no_form_is_refused(body: bytes) -> None:
     assert code_of(body) is Adjunct.INVALID_FORM
 
 
+def test_a_refused_form_leaves_no_record(caplog: pytest.LogCaptureFixture) -> None:
+    """Anybody may send one, and the parser would warn of each."""
+    assert code_of(b"--frontier\r\nno header\r\n\r\n") is Adjunct.INVALID_FORM
+    assert code_of(part("image", b"1") + b"--frontier!") is Adjunct.INVALID_FORM
+    assert caplog.records == []
+
+
 def test_a_file_has_a_largest_size() -> None:
     """One byte more is too many, and it is refused before the form has ended."""
     assert read(file_part("image", b"x" * FILE_BYTES_MAX) + END)
@@ -138,4 +145,6 @@ def test_text_takes_the_type_of_its_schema() -> None:
     }
     upscale = validator_for("UpscaleImageRequest").document
     assert typed(Form(scale="2.0", creativity=""), upscale) == {"scale": 2, "creativity": None}
+    arabic = Form(scale="\N{ARABIC-INDIC DIGIT TWO}")
+    assert typed(arabic, upscale) == arabic, "not a number of JSON"
     assert typed({"scale": "2"}, upscale) == {"scale": "2"}, "JSON has types of its own"

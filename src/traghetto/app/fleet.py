@@ -55,7 +55,13 @@ from traghetto.engines.imaging.backends import (
     GrabCutRemover,
     SimulatedGenerator,
 )
-from traghetto.engines.imaging.onnx_backends import OnnxEngine, OnnxMatting, OnnxUpscaler
+from traghetto.engines.imaging.extras import is_available
+from traghetto.engines.imaging.onnx_backends import (
+    OnnxEngine,
+    OnnxMatting,
+    OnnxUpscaler,
+    version_of,
+)
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaOptions
 from traghetto.engines.member import CountAttempt, Report
@@ -179,6 +185,11 @@ class FleetBuilder:
             started.start()
         self._served_as = served_as
         return Built(fleet, tuple(models), merged.free_line())
+
+    def lacks_remover(self, configuration: Configuration) -> bool:
+        """Whether a gateway without configuration serves no remover of backgrounds."""
+        is_configured = configuration.models or self._launch.adds_models
+        return not is_configured and not is_available("vision")
 
     async def suggestions(self, configuration: Configuration) -> list[Suggestion]:
         """Model servers on this machine, looked for only where nothing was configured."""
@@ -424,8 +435,8 @@ class _ServedAs:
     backends: tuple[BackendSource, ...]
     context_tokens: int | None
     deadlines: Deadlines
-    workflows: tuple[bytes, ...]
-    """Digests of the files, which change without their names."""
+    files: tuple[str | bytes, ...]
+    """What changes when workflows and networks do, without their names."""
 
 
 def _served_as(model: Model, settings: Settings) -> _ServedAs:
@@ -434,8 +445,10 @@ def _served_as(model: Model, settings: Settings) -> _ServedAs:
         model.between_events_seconds or settings.between_events_seconds,
         model.total_seconds or settings.total_seconds,
     )
-    workflows = tuple(digest_of_workflow(file.path) for file in model.workflows())
-    return _ServedAs(model.type, model.backends, model.context_tokens, deadlines, workflows)
+    workflows = (digest_of_workflow(file.path) for file in model.workflows())
+    networks = (version_of(net.path) for net in model.backends if isinstance(net, OnnxSource))
+    files: tuple[str | bytes, ...] = (*workflows, *networks)
+    return _ServedAs(model.type, model.backends, model.context_tokens, deadlines, files)
 
 
 async def _listing(backend: ChatBackend) -> list[BackendModel]:

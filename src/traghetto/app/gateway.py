@@ -19,6 +19,7 @@ from traghetto.accounts.pepper import FILE_NAME as PEPPER_FILE_NAME
 from traghetto.accounts.pepper import open_pepper
 from traghetto.app.fleet import EMPTY_FLEET, Built, FleetBuilder
 from traghetto.app.launch import Launch
+from traghetto.app.own_models import NO_REMOVER_LINE
 from traghetto.catalog.config_file import Configuration
 from traghetto.catalog.discovery import Suggestion
 from traghetto.catalog.model import Model
@@ -151,6 +152,11 @@ class Gateway:
             "traghetto_open_holds", "Requests that hold funds now.", lambda: self.book.open_holds
         )
         self.metrics.watch(
+            "traghetto_media_workers",
+            "Processes that decode and compute images, of `media_workers_max`.",
+            lambda: self._workers.processes,
+        )
+        self.metrics.watch(
             "traghetto_kept_answers_bytes",
             "Answers kept for idempotency keys, of `kept_answers_bytes_max`.",
             lambda: self.services.answers.kept_bytes,
@@ -191,6 +197,8 @@ class Gateway:
             warnings.append(
                 'durability = "normal": a power cut can lose the last charges; "full" cannot'
             )
+        if self._builder.lacks_remover(configuration):
+            warnings.append(NO_REMOVER_LINE)
         if networks := settings.media_fetch_allow_networks:
             listed = ", ".join(networks)
             warnings.append(f"images are also fetched from {listed}: who can ask, can reach them")

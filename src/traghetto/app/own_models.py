@@ -1,4 +1,4 @@
-"""The image models that a gateway without configuration serves: its own engines, for nothing."""
+"""The models for images of a gateway without configuration: its own engines, for nothing."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ IMAGE_MODEL_ID: Final = "simulator-image"
 EDIT_MODEL_ID: Final = "classical-edit"
 UPSCALE_MODEL_ID: Final = "classical-upscale"
 BACKGROUND_MODEL_ID: Final = "grabcut-background"
+
+
+NO_REMOVER_LINE: Final = (
+    "Backgrounds are not removed: that needs OpenCV. Start with `INSTALL=images scripts/serve`, or "
+    "pip install 'traghetto[vision]'"
+)
 
 
 def own_image_models(created: int) -> list[Model]:

@@ -18,6 +18,7 @@ from traghetto.catalog.model import (
     TextPricing,
 )
 from traghetto.money import UnitPrice, format_usd
+from traghetto.wire.images import USUAL_CONSTRAINTS
 
 OWNED_BY: Final = "venice.ai"
 """The only value the contract allows; clients compare it."""
@@ -67,7 +68,8 @@ def _model_spec(model: Model) -> dict[str, Any]:
         members["capabilities"] = _present(msgspec.structs.asdict(model.capabilities))
         members["constraints"] = {**TEXT_CONSTRAINTS, **model.constraints}
     else:
-        members["constraints"] = model.constraints or None
+        usual = USUAL_CONSTRAINTS.get(model.type, {})
+        members["constraints"] = {**usual, **model.constraints} or None
     if model.media_pricing is None:
         members["pricing"] = _token_prices(model.pricing)
     else:

@@ -305,20 +305,52 @@ def _capabilities(entry: ModelTable, path: TablePath) -> Capabilities:
 def _backends(
     entry: ModelTable, path: TablePath, upstreams: Mapping[str, Upstream]
 ) -> tuple[BackendSource, ...]:
-    _check_engine(entry, path)
+    _check_members(entry, path)
     match entry.engine:
         case "simulator":
             return (SimulatorSource(entry.fault, entry.first_token_seconds, entry.token_seconds),)
         case "llama":
-            if entry.gguf is None:
-                raise SettingInvalid((*path, "engine"), "name the model file in `gguf`")
-            return (GgufSource(entry.gguf),)
+            return (GgufSource(_named_file(entry.gguf, "gguf", path)),)
+        case "classical" | "grabcut" as engine:
+            return (PixelSource(engine, entry.fault),)
         case "onnx":
-            if entry.onnx is None:
-                raise SettingInvalid((*path, "engine"), "name the network's file in `onnx`")
-            return (OnnxSource(entry.onnx),)
-        case "classical" | "grabcut":
-            return (PixelSource(entry.engine, entry.fault),)
+            return (OnnxSource(_named_file(entry.onnx, "onnx", path)),)
+        case None:
+            return _upstream_sources(entry, path, upstreams)
+
+
+def _check_members(entry: ModelTable, path: TablePath) -> None:
+    """Raise SettingInvalid for a member that what serves the model has no use for."""
+    engine = entry.engine
+    if engine and entry.upstreams:
+        raise SettingInvalid((*path, "engine"), "a model has `upstreams` or an `engine`, not both")
+    for member, needed in (("gguf", "llama"), ("onnx", "onnx")):
+        if getattr(entry, member) and engine != needed:
+            raise SettingInvalid((*path, member), f'`{member}` needs engine = "{needed}"')
+    if entry.workflow and not entry.upstreams:
+        raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
+    if entry.fault and engine not in _FAULTY_ENGINES:
+        raise SettingInvalid(
+            (*path, "fault"), f"`fault` needs one of the engines {', '.join(_FAULTY_ENGINES)}"
+        )
+    if entry.fault in TEXT_FAULTS and entry.type != "text":
+        raise SettingInvalid((*path, "fault"), "only models of type text can have this fault")
+    if engine and entry.type not in ENGINE_TYPES[engine]:
+        suited = ", ".join(ENGINE_TYPES[engine])
+        raise SettingInvalid(
+            (*path, "engine"), f"it serves models of type {suited}, and this one is {entry.type}"
+        )
+
+
+def _named_file(file: Path | None, member: str, path: TablePath) -> Path:
+    if file is None:
+        raise SettingInvalid((*path, "engine"), f"name the file of the model in `{member}`")
+    return file
+
+
+def _upstream_sources(
+    entry: ModelTable, path: TablePath, upstreams: Mapping[str, Upstream]
+) -> tuple[UpstreamSource, ...]:
     for name in entry.upstreams:
         if name not in upstreams:
             known = f"there are {', '.join(upstreams)}" if upstreams else "there are none"
@@ -329,28 +361,6 @@ def _backends(
     if entry.workflow and not any(source.workflow for source in served):
         raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
     return served
-
-
-def _check_engine(entry: ModelTable, path: TablePath) -> None:
-    """Refuse an engine that does not suit the model, and members of another engine."""
-    if entry.engine and entry.upstreams:
-        raise SettingInvalid((*path, "engine"), "a model has `upstreams` or an `engine`, not both")
-    for member, engine in (("gguf", "llama"), ("onnx", "onnx")):
-        if getattr(entry, member) and entry.engine != engine:
-            raise SettingInvalid((*path, member), f'`{member}` needs engine = "{engine}"')
-    if entry.fault and entry.engine not in _FAULTY_ENGINES:
-        raise SettingInvalid(
-            (*path, "fault"), f"`fault` needs one of the engines {', '.join(_FAULTY_ENGINES)}"
-        )
-    if entry.fault in TEXT_FAULTS and entry.type != "text":
-        raise SettingInvalid((*path, "fault"), "only models of type text can have this fault")
-    if entry.workflow and not entry.upstreams:
-        raise SettingInvalid((*path, "workflow"), '`workflow` needs an upstream of api = "comfyui"')
-    if entry.engine and entry.type not in ENGINE_TYPES[entry.engine]:
-        suited = ", ".join(ENGINE_TYPES[entry.engine])
-        raise SettingInvalid(
-            (*path, "engine"), f"it serves models of type {suited}, and this one is {entry.type}"
-        )
 
 
 def _upstream_source(entry: ModelTable, path: TablePath, upstream: Upstream) -> UpstreamSource:

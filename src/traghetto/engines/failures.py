@@ -57,6 +57,8 @@ class FailureKind(enum.Enum):
     """The backend refused a parameter that our schema let through."""
     TOO_LARGE = Treatment(Retry.NEVER, BreakerEffect.IGNORE)
     """The backend refused the size of the body."""
+    FRUITLESS = Treatment(Retry.NEVER, BreakerEffect.IGNORE)
+    """The backend works, and nothing can be made of this input: anybody may send such a one."""
     REJECTED_CONTENT = Treatment(Retry.NEVER, BreakerEffect.IGNORE)
     """A content policy of the model or its provider."""
     MISCONFIGURED = Treatment(Retry.TWICE, BreakerEffect.OPEN)

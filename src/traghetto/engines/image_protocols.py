@@ -12,8 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from traghetto.engines.protocols import BackendModel
-
-ImageFormat = Literal["jpeg", "png", "webp"]
+from traghetto.wire.image_format import ImageFormat
 
 
 class Picture(msgspec.Struct, frozen=True):

@@ -73,7 +73,13 @@ class Cycle(RequestResponseCycle):
         request.
         """
         self._on_disconnect = callback
-        if callback is not None and self.disconnected:
+        if callback is None:
+            return
+        if not self.more_body and not self.pieces:
+            # Reading may have been paused for the end of a long body; who does not read, does not
+            # see a client leave.
+            self.flow.resume_reading()
+        if self.disconnected:
             callback()
 
     def take(self, piece: bytes) -> int:

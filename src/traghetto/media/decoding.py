@@ -14,13 +14,14 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from traghetto.media.faults import ImageFault, refusal
 from traghetto.media.formats import ImageFileFormat, sniff
 from traghetto.media.structure import Admit, Broken, Cut, cut_jpeg, cut_png, cut_webp
+from traghetto.wire.image_format import ImageFormat
 from traghetto.workers.task import Refusal
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ _DATA_URL_HEAD_CHARACTERS_MAX: Final = 256
 _ORIENTATION: Final = 0x0112
 _WHITE_SPACE: Final = b" \t\r\n\f"
 _URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
-
-
-ReadFormat = Literal["jpeg", "png", "webp"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +54,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     data: bytes | None
     """The normal form, encoded; None where the file that was given is that already."""
-    format: ReadFormat
+    format: ImageFormat
     width: int
     height: int
     has_alpha: bool
@@ -120,6 +118,7 @@ def decode(
 
 def _from_base64(text: bytes) -> bytes:
     """What raw base64 or a data URL holds; the media type of a data URL decides nothing."""
+    text = text.lstrip(_WHITE_SPACE)
     if text[:5].lower() == b"data:":
         head, comma, text = text.partition(b",")
         if not comma or len(head) > _DATA_URL_HEAD_CHARACTERS_MAX:
@@ -256,7 +255,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _encode(image: Image.Image) -> tuple[bytes, ReadFormat]:
+def _encode(image: Image.Image) -> tuple[bytes, ImageFormat]:
     """For the next one in line, who may not read what we read: fast, and as good as lossless."""
     target = io.BytesIO()
     if image.mode != "RGBA" and image.width * image.height > _LARGE_PIXELS:
@@ -268,8 +267,8 @@ def _encode(image: Image.Image) -> tuple[bytes, ReadFormat]:
     return target.getvalue(), "png"
 
 
-def _format_name(data: bytes) -> ReadFormat:
+def _format_name(data: bytes) -> ImageFormat:
     """What a file that is in the normal form already is called."""
     file_format = sniff(data)
     assert file_format is not None
-    return cast("ReadFormat", file_format.value.lower())
+    return cast("ImageFormat", file_format.value.lower())

@@ -7,17 +7,17 @@ leaves is encoded anew, so that nothing of its file survives but the picture.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from traghetto.media.decoding import decode
 from traghetto.media.faults import ImageFault, refusal
+from traghetto.wire.image_format import ImageFormat
 
 if TYPE_CHECKING:
     from PIL import Image
 
-OutputFormat = Literal["jpeg", "png", "webp"]
 
 _BLURRED_SIDE_PIXELS: Final = 24
 """What is left of a blurred picture is so small that no filter brings a face back."""
@@ -50,7 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What `finish` is given."""
 
     data: bytes
-    format: OutputFormat
+    format: ImageFormat
     pixels_max: int
     finish: Finish
 
@@ -108,7 +108,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return ground
 
 
-def _encode(image: Image.Image, name: OutputFormat, metadata: dict[str, str] | None) -> bytes:
+def _encode(image: Image.Image, name: ImageFormat, metadata: dict[str, str] | None) -> bytes:
     from PIL.PngImagePlugin import PngInfo  # noqa: PLC0415 - only workers pay for it
 
     options: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import defaultdict
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from traghetto.media.decoding import Answer
 from traghetto.media.faults import ImageFault, ImageRefused
 from traghetto.media.finishing import Finish
 from traghetto.media.formats import sniff
+from traghetto.wire.image_format import ImageFormat
 from traghetto.workers.failures import TaskFailed, TaskRefused, TaskTimedOut, WorkerDied
 from traghetto.workers.pool import Workers
 
@@ -30,7 +31,6 @@ __all__ = [
     "ReadImage",
 ]
 
-ImageFormat = Literal["jpeg", "png", "webp"]
 
 FILE_BYTES_MAX: Final = 26_214_400
 PIXELS_MAX: Final = 33_177_600

@@ -36,7 +36,9 @@ _PATH_CHARACTERS: Final = "".join(map(chr, range(0x21, 0x7F)))
 _LOCAL_DOMAINS: Final = frozenset(
     {
         "arpa",  # also home.arpa
+        "consul",
         "corp",
+        "docker",
         "home",
         "internal",  # metadata.google.internal, and what is like it
         "intranet",
@@ -47,6 +49,7 @@ _LOCAL_DOMAINS: Final = frozenset(
         "localhost",
         "onion",
         "private",
+        "svc",
         "test",
     }
 )

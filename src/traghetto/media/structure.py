@@ -35,13 +35,15 @@ class Cut(msgspec.Struct, frozen=True):
 
 _PNG_SIGNATURE_BYTES: Final = 8
 _PNG_CHUNK_BYTES_MIN: Final = 12
-_PNG_CHUNKS_MAX: Final = 100_000
+_PNG_CHUNKS_MAX: Final = 32_768
 _PNG_BARE: Final = frozenset(
     {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"sBIT"}
 )
 _PNG_DECODABLE: Final = _PNG_BARE | {b"iCCP", b"eXIf"}
 _PNG_CRITICAL: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
-_PNG_EIGHT_BITS: Final = 8
+_PNG_CHANNELS: Final = {0: 1, 2: 3, 6: 4}
+"""Of the kinds of colour that are in the normal form: grey, RGB, RGBA."""
+_PIECE_BYTES: Final = 1 << 20
 
 
 def cut_png(data: bytes, admit: Admit) -> Cut:
@@ -52,27 +54,63 @@ def cut_png(data: bytes, admit: Admit) -> Cut:
     """
     decodable = [data[:_PNG_SIGNATURE_BYTES]]
     bare = decodable.copy()
-    depth = None
+    packed = []
+    header: _PngHeader | None = None
     for name, start, end in _png_chunks(data):
-        if (name == b"IHDR") != (depth is None):
+        if (name == b"IHDR") != (header is None):
             raise Broken("a PNG begins with one header")
-        if depth is None:
-            if end - start != _PNG_CHUNK_BYTES_MIN + 13:
-                raise Broken("the header of a PNG has a fixed length")
-            width, height, depth = struct.unpack_from("!IIB", data, start + 8)
-            admit(width, height)
+        if header is None:
+            header = _png_header(data, start, end)
+            admit(header.width, header.height)
         if name[0:1].isupper() and name not in _PNG_CRITICAL:
             raise Broken("a PNG has a critical chunk that nobody knows")
+        if name == b"IDAT":
+            packed.append(data[start + 8 : end - 4])
         if name in _PNG_DECODABLE:
             decodable.append(data[start:end])
         if name in _PNG_BARE:
             bare.append(data[start:end])
-    is_cut = len(bare) < len(decodable)
+    assert header is not None
     whole = b"".join(decodable)
-    return Cut(
-        decodable=whole,
-        bare=None if depth != _PNG_EIGHT_BITS else b"".join(bare) if is_cut else whole,
-    )
+    if not _is_exactly(packed, header.pixel_bytes):
+        return Cut(decodable=whole, bare=None)
+    return Cut(decodable=whole, bare=whole if len(bare) == len(decodable) else b"".join(bare))
+
+
+class _PngHeader(msgspec.Struct, frozen=True):
+    width: int
+    height: int
+    pixel_bytes: int
+    """What the pixels of an image in the normal form are, unpacked; 0 for any other image."""
+
+
+def _png_header(data: bytes, start: int, end: int) -> _PngHeader:
+    if end - start != _PNG_CHUNK_BYTES_MIN + 13:
+        raise Broken("the header of a PNG has a fixed length")
+    width, height, depth, colours, _, _, interlace = struct.unpack_from("!IIBBBBB", data, start + 8)
+    is_normal = depth == 8 and interlace == 0 and colours in _PNG_CHANNELS
+    row_bytes = 1 + width * _PNG_CHANNELS[colours] if is_normal else 0
+    return _PngHeader(width, height, height * row_bytes)
+
+
+def _is_exactly(packed: list[bytes], unpacked_bytes: int) -> bool:
+    """Whether these are so many bytes, packed, and not more: a decoder may unpack all there is."""
+    if unpacked_bytes == 0:
+        return False
+    unpacker = zlib.decompressobj()
+    try:
+        for piece in packed:
+            rest = piece
+            # At its end the unpacker may go on to name a rest that it will not take.
+            while rest and unpacked_bytes >= 0 and not unpacker.eof:
+                unpacked_bytes -= len(unpacker.decompress(rest, _PIECE_BYTES))
+                rest = unpacker.unconsumed_tail
+            if rest:
+                return False
+        unpacked_bytes -= len(unpacker.flush())  # the little that did not fit into a piece
+    except zlib.error:
+        return False
+    return unpacker.eof and unpacked_bytes == 0 and not unpacker.unused_data
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -20,6 +20,7 @@ CHAT_CODES: Final[dict[FailureKind, Code]] = {
     FailureKind.CONTEXT_EXCEEDED: ErrorCode.TOO_MANY_TOKENS,
     FailureKind.REJECTED_INPUT: Adjunct.UPSTREAM_REJECTED,
     FailureKind.TOO_LARGE: ErrorCode.PAYLOAD_TOO_LARGE,
+    FailureKind.FRUITLESS: ErrorCode.INFERENCE_FAILED,
     FailureKind.REJECTED_CONTENT: ErrorCode.CONTENT_POLICY_VIOLATION,
     FailureKind.MISCONFIGURED: ErrorCode.MODEL_OFFLINE,
     FailureKind.OVERLOADED: ErrorCode.MODEL_OVERLOADED,
@@ -38,6 +39,7 @@ def _swapped(broken: Code, *, timed_out: Code | None = None) -> dict[FailureKind
         FailureKind.BROKEN: broken,
         FailureKind.UNUSABLE: broken,
         FailureKind.REDIRECTED: broken,
+        FailureKind.FRUITLESS: broken,
         FailureKind.TIMED_OUT: timed_out or broken,
         FailureKind.CONTEXT_EXCEEDED: Adjunct.UPSTREAM_REJECTED,
     }

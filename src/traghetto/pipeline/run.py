@@ -52,11 +52,13 @@ async def run_chat(services: Services, exchange: Exchange) -> None:
 async def run_image(services: Services, exchange: Exchange, operation: ImageOperation) -> None:
     """Answer one request for images; raises ApiError for everything that is not answered."""
 
-    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
-        await _answer_image(services, exchange, caller, body, claimed, operation)
-
     receive = receive_json_or_form if operation.takes_forms else receive_json
-    await _run(services, exchange, receive(services.settings, services.bodies, exchange), answer)
+    received = receive(services.settings, services.bodies, exchange)
+
+    async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
+        await _answer_image(services, exchange, received, caller, body, claimed, operation)
+
+    await _run(services, exchange, received, answer)
 
 
 async def _run(services: Services, exchange: Exchange, received: Received, answer: Answer) -> None:
@@ -105,6 +107,7 @@ async def _answer_chat(
     if request.parts.images:  # a chat without any waits for nothing here
         images = images_of(request, model.capabilities)
         pictures = await read_chat_images(services.media, received, exchange, images)
+        refuse_blocked(await judge_request(services.policy, exchange, "", pictures))  # 15
     job = await prepare(request, pictures, body, choice, pool, exchange.request_id)
     quote = quote_chat(choice.pricing, job.prompt_tokens_bound, job.output_tokens_bound)
     demand = Demand(nano_usd=quote.nano_usd, tokens=quote.prompt_tokens + quote.output_tokens)
@@ -130,19 +133,21 @@ async def _answer_chat(
 async def _answer_image(
     services: Services,
     exchange: Exchange,
+    received: Received,
     caller: Caller,
     body: Body,
     claimed: Claim | None,
     operation: ImageOperation,
 ) -> None:
-    fleet, clock = services.fleet, services.clock
+    clock = services.clock
+    fleet, policy = services.fleet, services.policy  # for the whole request, also across a reload
     model = operation.choose_model(fleet.catalog, body)  # 11
     note_model(fleet, exchange, model)
     pool = authorise(fleet.image_pools, caller, model)  # 12, 13
     request = operation.parse(body, model)  # 14
-    pictures = await read_pictures(services.media, exchange, operation.wanted(request))
+    pictures = await read_pictures(services.media, received, exchange, operation.wanted(request))
     work = operation.work(exchange.request_id, request, pictures, model)
-    verdict = await judge_request(services.policy, exchange, work.prompt, pictures)  # 15
+    verdict = await judge_request(policy, exchange, work.prompt, pictures)  # 15
     if not work.blanks_violations:
         refuse_blocked(verdict)
     nano_usd = work.nano_usd
@@ -165,6 +170,7 @@ async def _answer_image(
             model,
             pool,
             fleet,
+            policy,
             claimed,
             principal=caller.account.id,
             prepared_monotonic=prepared,

@@ -370,7 +370,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="Price of a rewritten prompt, in USD.")
     ] = "0.04"
     image_bytes_max: Annotated[
-        int, Meta(ge=1024, le=100_663_296, description="Size of an image file, in bytes.")
+        int, Meta(ge=1024, le=67_108_864, description="Size of an image file, in bytes.")
     ] = 26_214_400
     image_pixels_max: Annotated[
         int,

@@ -13,12 +13,12 @@ from typing import Any, Final, Literal
 import msgspec
 
 from traghetto.errors import sentences
+from traghetto.wire.image_format import ImageFormat
 from traghetto.wire.multipart import typed, without_contents
 from traghetto.wire.schema import validator_for
 from traghetto.wire.sizes import SIDE_PIXELS_DEFAULT, Size, size_for
 from traghetto.wire.zod import Issue, Path, custom_issue, issues_of, refusal
 
-ImageFormat = Literal["jpeg", "png", "webp"]
 Quality = Literal["low", "medium", "high"]
 Source = str | bytes
 """An image as it was sent: the bytes of a file, or text that is a URL, a data URL or base64."""
@@ -29,6 +29,17 @@ EDIT_IMAGES_MAX: Final = 3
 """Images of one edit, unless the model's entry says otherwise."""
 CREATIVITY_DEFAULT: Final = 0.01
 CREATIVITY_MAX: Final = 0.02
+_FILES: Final = frozenset({"image", "images"})
+"""Where a form may have a file; everything else of it is text."""
+USUAL_CONSTRAINTS: Final[Mapping[str, Constraints]] = {
+    "image": {
+        "promptCharacterLimit": 7500,
+        "steps": {"default": 20, "max": 50},
+        "widthHeightDivisor": 1,
+    },
+    "inpaint": {"promptCharacterLimit": 32_768},
+}
+"""By type: what holds of a model unless its entry says otherwise; strict clients need them."""
 _SIZES: Final[Mapping[str, Size]] = {
     name: Size(*map(int, name.split("x")))
     for name in (
@@ -334,16 +345,14 @@ class _Check:
     def steps(self) -> None:
         """Not more steps than the model makes."""
         steps = self._body.get("steps")
-        most = self._constraints.get("steps", {}).get("max")
+        usual = USUAL_CONSTRAINTS["image"]["steps"]
+        most = self._constraints.get("steps", usual).get("max")
         if isinstance(most, int) and isinstance(steps, int | float) and steps > most:
             self.add(_too_big(("steps",), "number", most, sentences.NUMBER_TOO_BIG))
 
     def effective_steps(self) -> int | None:
-        """The steps to make; None for a model that has no such choice."""
-        limits = self._constraints.get("steps")
-        if not limits:
-            return None
-        steps = self._body.get("steps", limits.get("default"))
+        """The steps to make; None leaves them to the engine, where neither says how many."""
+        steps = self._body.get("steps", self._constraints.get("steps", {}).get("default"))
         return None if steps is None else max(1, int(steps))
 
     def divisible(self, *members: str) -> None:
@@ -381,7 +390,7 @@ class _Check:
 def _schema_issues(name: str, body: dict[str, Any]) -> list[Issue]:
     """What the published schema finds wrong with a body, its images apart."""
     validator = validator_for(name)
-    light = without_contents(body)
+    light = without_contents(body, _FILES)
     return [] if validator.is_valid(light) else issues_of(validator, light)
 
 

@@ -8,7 +8,9 @@ sizes are bounded while they arrive, before anything is kept.
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Collection
 from typing import Any, Final
 
 from python_multipart.exceptions import FormParserError
@@ -24,8 +26,14 @@ PART_HEADERS_MAX: Final = 8
 PART_HEADER_BYTES_MAX: Final = 4096
 
 _MEDIA_TYPE: Final = b"multipart/form-data"
-_NUMBER: Final = re.compile(r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,3})?")
+_NUMBER: Final = re.compile(
+    r"[+-]?(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:[eE][+-]?\d{1,3})?", re.ASCII
+)
 _BOOLEANS: Final = {"true": True, "false": False}
+
+# The parser warns of every form that is none, and anybody may send one: a refusal is told to its
+# caller, and not written down.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 
 def form_boundary(content_type: bytes) -> bytes | None:
@@ -176,19 +184,24 @@ def _typed(value: Any, schema: Schema) -> Any:
     return value
 
 
-def without_contents(value: Any) -> Any:
-    """`value` with each file, and each text as long as one, replaced by a short text.
+def without_contents(body: dict[str, Any], files: Collection[str]) -> dict[str, Any]:
+    """`body` with each file, and each text as long as one, replaced by something short.
 
-    What is left is what a schema has something to say about.
+    What is left is what a schema has something to say about. Under the names in `files` a file
+    becomes a text; elsewhere, where it was sent instead of a text, it becomes an object.
     """
+    return {name: _short(value, _STAND_IN if name in files else {}) for name, value in body.items()}
+
+
+def _short(value: Any, file: Any) -> Any:
     if isinstance(value, bytes):
-        return _STAND_IN
+        return file
     if isinstance(value, str):
         return value if len(value) <= _TEXT_CHARACTERS_MAX else value[:_PREFIX_CHARACTERS]
     if isinstance(value, dict):
-        return {name: without_contents(member) for name, member in value.items()}
+        return {name: _short(member, file) for name, member in value.items()}
     if isinstance(value, list):
-        return [without_contents(member) for member in value]
+        return [_short(member, file) for member in value]
     return value
 
 

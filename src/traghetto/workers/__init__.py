@@ -3,6 +3,7 @@
 The package knows no image, sound or document: it runs a named function of ours on plain values in
 a process that may use so much memory, so much time and nothing else, and reports how that ended.
 
-`pool.Workers` is what the gateway sees, `task.Refusal` what a task's function may need; `frames`
-is how values cross, `process` the other side, `confinement` what it takes away from itself.
+`pool.Workers` is what the gateway sees, `task.Refusal` what a task's function may need; `child` is
+one process, `frames` how values cross, `process` the other side, `confinement` what it takes away
+from itself.
 """

@@ -12,7 +12,7 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Address space of a process, in bytes; a task beyond it fails with MemoryError."""
     files_open_max: int = 64
     """Descriptors of a process; libraries open their own files while they are imported."""
-    niceness: int = 10
+    niceness: int = 19
     """Added to the gateway's own, so that pixels do not delay chats."""
     input_bytes_max: int = 134_217_728
     """What a task may be given, encoded, in bytes."""

@@ -183,11 +183,17 @@ class ComfyUIBackend:
     async def _run(self, jobs: Sequence[Mapping[str, Value | None]]) -> list[EngineImage]:
         """One image for each of `jobs`, which are the values of its placeholders."""
         known: dict[str, bool] = {}
+        ids: list[str] = []
         try:
-            ids = [await self._queue(self._workflow.filled(values), known) for values in jobs]
+            for values in jobs:
+                graph = self._workflow.filled(values)
+                ids.append(await self._queue(graph, known))
             images = [await self._fetch(await self._result(job_id)) for job_id in ids]
-        except BaseException:
+        except BaseException as end:
             self._tidy(self._withdraw(known))
+            if isinstance(end, EngineFailure) and ids:
+                # A dead connection is replaced for free, but not with all the work before it.
+                end.stale_connection = False
             raise
         self._tidy(self._forget(ids))
         return images
@@ -265,6 +271,15 @@ class ComfyUIBackend:
         return {str(item[1]) for item in items if isinstance(item, list) and len(item) > 1}
 
     async def _fetch(self, file: dict[str, str]) -> EngineImage:
+        """The picture in a file, asked for again if the connection had died while we waited."""
+        try:
+            return await self._fetch_once(file)
+        except EngineFailure as failure:
+            if not failure.stale_connection:
+                raise
+        return await self._fetch_once(file)
+
+    async def _fetch_once(self, file: dict[str, str]) -> EngineImage:
         url = (self._client.root / "view").with_query(file)
         async with self._client.request("GET", url, answer_bytes_max=IMAGE_BYTES_MAX) as response:
             if response.status != 200:

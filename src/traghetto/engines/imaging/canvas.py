@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from PIL import Image
 
-from traghetto.engines.image_protocols import ImageFormat, Picture
+from traghetto.engines.image_protocols import Picture
+from traghetto.wire.image_format import ImageFormat
 from traghetto.workers.task import Refusal
 
 PIXELS_MAX: Final = 16_777_216
@@ -60,6 +61,15 @@ def flatten(image: Image.Image, ground: tuple[int, int, int] = _WHITE) -> Image.
     under = Image.new("RGB", image.size, ground)
     under.paste(image, mask=image.getchannel("A"))
     return under
+
+
+def shrunk(image: Image.Image, pixels_max: int) -> Image.Image:
+    """`image`, smaller in its proportions if it has more than `pixels_max`."""
+    scale = (pixels_max / (image.width * image.height)) ** 0.5
+    if scale >= 1:
+        return image
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def check_size(size: Size) -> Size:

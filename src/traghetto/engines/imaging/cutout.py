@@ -19,7 +19,7 @@ from PIL import Image
 from traghetto.engines.image_protocols import BackgroundCall
 from traghetto.engines.imaging.canvas import encode, flatten, open_picture
 from traghetto.engines.imaging.matte import refine, with_alpha
-from traghetto.engines.imaging.work import BROKEN
+from traghetto.engines.imaging.work import FRUITLESS
 from traghetto.workers.task import Refusal
 
 _WORKING_PIXELS_MAX: Final = 220_000
@@ -86,7 +86,7 @@ def foreground(pixels: Bytes) -> Bytes:
 
 
 def _nothing_found() -> Refusal:
-    return Refusal(BROKEN, "no foreground stands out from the ground of the picture")
+    return Refusal(FRUITLESS, "no foreground stands out from the ground of the picture")
 
 
 def _guess(small: Bytes) -> Bytes:

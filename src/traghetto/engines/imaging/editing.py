@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from traghetto.engines.image_protocols import EditCall
-from traghetto.engines.imaging.canvas import PIXELS_MAX, check_size, encode, open_picture
-from traghetto.engines.imaging.composing import compose, cover, inside, pad
+from traghetto.engines.image_protocols import EditCall, Picture
+from traghetto.engines.imaging.canvas import PIXELS_MAX, check_size, encode, open_picture, shrunk
+from traghetto.engines.imaging.composing import compose, cover, pad
 from traghetto.engines.imaging.instructions import NotUnderstood, parse
 from traghetto.engines.imaging.verbs import apply
 from traghetto.engines.imaging.vocabulary import COMPOSING
+from traghetto.engines.imaging.work import PROMPT
 from traghetto.workers.task import Refusal
 
 
@@ -28,15 +29,19 @@ def edit(payload: dict[str, Any]) -> bytes:
     try:
         instructions = parse(call.prompt)
     except NotUnderstood as error:
-        raise Refusal("prompt", str(error)) from error
+        raise Refusal(PROMPT, str(error)) from error
     composing = [each.verb for each in instructions if each.verb in COMPOSING]
     changing = [each for each in instructions if each.verb not in COMPOSING]
     several = len(call.pictures) > 1
     if composing and not several and not changing:
-        raise Refusal("prompt", "the prompt wants pictures composed, and there is only one")
-    images = [_coloured(open_picture(picture)) for picture in call.pictures]
-    image = compose(images, _layout(composing)) if several else images[0]
-    del images
+        raise Refusal(PROMPT, "the prompt wants pictures composed, and there is only one")
+    if several:
+        # Ten pictures in full size would not fit into a worker, nor their composition in an answer.
+        images = [shrunk(_opened(picture), PIXELS_MAX) for picture in call.pictures]
+        image = compose(images, _layout(composing))
+        del images
+    else:
+        image = _opened(call.pictures[0])
     for instruction in changing:
         image = apply(image, instruction)
     return encode(_sized(image, call, is_composed=several), call.format)
@@ -47,20 +52,16 @@ def _layout(composing: list[str]) -> str:
     return next((verb for verb in composing if verb != "combine"), "combine")
 
 
-def _coloured(image: Image.Image) -> Image.Image:
+def _opened(picture: Picture) -> Image.Image:
+    """RGB or RGBA."""
+    image = open_picture(picture)
     return image.convert("RGB") if image.mode == "L" else image
 
 
 def _sized(image: Image.Image, call: EditCall, *, is_composed: bool) -> Image.Image:
     """`image` in the size that `call` asks for; a missing side follows from the proportions."""
     if call.width is None and call.height is None:
-        if image.width * image.height <= PIXELS_MAX:
-            return image
-        scale = (PIXELS_MAX / (image.width * image.height)) ** 0.5
-        return image.resize(
-            inside(image.size, (int(image.width * scale), int(image.height * scale))),
-            Image.Resampling.LANCZOS,
-        )
+        return shrunk(image, PIXELS_MAX)
     width = call.width or round(image.width * (call.height or 0) / image.height)
     height = call.height or round(image.height * width / image.width)
     size = check_size((width, height))

@@ -20,7 +20,7 @@ from traghetto.engines.imaging.networks import (
     probe,
     unfit,
 )
-from traghetto.engines.imaging.work import BROKEN
+from traghetto.engines.imaging.work import FRUITLESS
 from traghetto.workers.task import Refusal
 
 _SIDE_PIXELS_MAX: Final = 1024
@@ -42,7 +42,7 @@ def inspect(payload: dict[str, Any]) -> None:
     """Task: raises Refusal unless the network of a `NetworkFile` answers pictures with mattes."""
     loaded = network(msgspec.convert(payload, NetworkFile))
     matte = probe(loaded, _PROBE_SIDE_PIXELS)[0]
-    if matte.ndim < 2 or matte.size != matte.shape[-1] * matte.shape[-2]:
+    if matte.ndim < 3 or matte.size != matte.shape[-1] * matte.shape[-2]:
         raise unfit("its first output is not a matte of shape (1, 1, height, width)")
     check_range(matte)
 
@@ -56,7 +56,7 @@ def cut_out(payload: dict[str, Any]) -> bytes:
     pixels = np.asarray(seen if loaded.channels == 3 else seen.convert("L"), np.float32) / 255
     matte = np.squeeze(loaded.run(pixels.reshape(*pixels.shape[:2], loaded.channels))[0])
     if matte.ndim != 2 or not np.all(np.isfinite(matte)) or float(matte.max()) < _NOTHING:
-        raise Refusal(BROKEN, "the network finds no foreground in the picture")
+        raise Refusal(FRUITLESS, "the network finds no foreground in the picture")
     alpha = _in_size(matte, image.size)
     cut = image.convert("RGBA")
     if image.mode == "RGBA":

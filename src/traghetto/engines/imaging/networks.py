@@ -40,6 +40,8 @@ class NetworkFile(msgspec.Struct, frozen=True):
     """Where a network is, and what its input is like: (value - mean) / deviation, per channel."""
 
     path: str
+    version: str = ""
+    """Another one for each file that has been there: a loaded one is not taken for the next."""
     mean: tuple[float, ...] = (0.0,)
     deviation: tuple[float, ...] = (1.0,)
 

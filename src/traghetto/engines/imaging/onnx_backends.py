@@ -13,6 +13,15 @@ from traghetto.engines.imaging.work import SECONDS_MAX, Workers
 from traghetto.engines.simulator.faults import FaultPlan
 
 
+def version_of(path: Path) -> str:
+    """What changes when another file takes the place of the one at `path`; empty without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+
+
 class NetworkRefused(ValueError):
     """A file is no network for its purpose; the text tells the operator why."""
 
@@ -43,6 +52,7 @@ class OnnxEngine(BuiltInEngine):
         # A worker has a working directory of its own.
         self._file = {
             "path": str(path.absolute()),
+            "version": version_of(path),
             "mean": tuple(mean),
             "deviation": tuple(deviation),
         }

@@ -131,16 +131,13 @@ def _with_named(
     whole scenes take `tone_share` of their tone from it if it is the only one.
     """
     roles: dict[str, Colour] = {}
+    rest = prompt
     for role, pattern in _COLOURED_THINGS.items():
-        if (match := pattern.search(prompt)) and (
-            colour := colour_named(match.group(1))
-        ) not in banned:
+        match = pattern.search(rest)
+        if match and (colour := colour_named(match.group(1))) not in banned:
             roles[role] = colour
-    free = [
-        colour
-        for colour in colours_in(prompt)
-        if colour not in banned and colour not in roles.values()
-    ]
+            rest = rest[: match.start()] + rest[match.end() :]
+    free = [colour for colour in colours_in(rest) if colour not in banned]
     if len(free) == 1 and not roles:
         tone = free[0]
         palette = _map(

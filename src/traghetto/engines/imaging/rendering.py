@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from PIL import Image, ImageDraw, ImageFont
 
-from traghetto.engines.image_protocols import ImageFormat, Picture
+from traghetto.engines.image_protocols import Picture
 from traghetto.engines.imaging.brushes import Easel
 from traghetto.engines.imaging.canvas import check_size, encode, flatten, open_picture
 from traghetto.engines.imaging.colours import Colour
@@ -20,6 +20,7 @@ from traghetto.engines.imaging.noise import seeded
 from traghetto.engines.imaging.palette import drawn_towards, palette_for
 from traghetto.engines.imaging.scenery import paint
 from traghetto.engines.imaging.subjects import kind_of, mood_of
+from traghetto.wire.image_format import ImageFormat
 
 CAPTION: Final = "simulated by Traghetto"
 CAPTION_SIDE_PIXELS_MIN: Final = 128

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from traghetto.engines.image_protocols import UpscaleCall
-from traghetto.engines.imaging.canvas import PIXELS_MAX, check_size, encode, flatten, open_picture
+from traghetto.engines.imaging.canvas import (
+    PIXELS_MAX,
+    check_size,
+    encode,
+    flatten,
+    open_picture,
+    shrunk,
+)
 from traghetto.engines.imaging.networks import (
     Network,
     NetworkFile,
@@ -51,11 +58,7 @@ def upscale(payload: dict[str, Any]) -> bytes:
     call = wanted.call
     size = check_size((call.width, call.height))
     enlarger, factor = network(wanted.network), _factor(wanted.network)
-    image = open_picture(call.picture)
-    share = (_ANSWER_PIXELS_MAX / (image.width * image.height * factor**2)) ** 0.5
-    if share < 1:
-        less = (max(1, int(image.width * share)), max(1, int(image.height * share)))
-        image = image.resize(less, Image.Resampling.LANCZOS)
+    image = shrunk(open_picture(call.picture), _ANSWER_PIXELS_MAX // factor**2)
     large = _with_channels_of(image, enlarger, factor)
     if large.size[0] < size[0]:
         large = enlarge(large, size)

@@ -23,7 +23,7 @@ from traghetto.engines.imaging.noise import GREY, grain, seeded
 _SHARPENING: Final = ImageFilter.UnsharpMask(radius=1.0, percent=55, threshold=2)
 """The threshold leaves flat areas and their noise alone."""
 _CREATIVITY_MAX: Final = 0.02
-_GRAIN_LEVELS: Final = 14.0
+_GRAIN_LEVELS: Final = 11.0
 """At full creativity, where the picture is busiest."""
 
 

@@ -20,7 +20,7 @@ Verb = Callable[[Image.Image, Instruction], Image.Image]
 
 # Rows of red, green and blue, each with an offset: the usual sepia of photo editors.
 _SEPIA: Final = (0.393, 0.769, 0.189, 0, 0.349, 0.686, 0.168, 0, 0.272, 0.534, 0.131, 0)
-_GRAIN_LEVELS: Final = 32.0
+_GRAIN_LEVELS: Final = 22.0
 _PIXELS_ACROSS: Final = 56
 """How many big pixels lie along the shorter side after pixelating."""
 
@@ -124,28 +124,41 @@ def _solarized(image: Image.Image, _: Instruction) -> Image.Image:
 
 def _sketched(image: Image.Image, instruction: Instruction) -> Image.Image:
     """Dark lines on white paper, where brightness differs from that of the surroundings."""
-    grey = image.convert("L")
-    soft = grey.filter(ImageFilter.GaussianBlur(_radius(image, 0.003)))
-    lines = ImageChops.subtract(soft, grey)
-    gain = 9 * instruction.strength
-    paper = lines.point([max(0, round(255 - gain * max(0, level - 2))) for level in range(256)])
-    return paper.convert("RGB")
+    near = _soft(image, 0.0016)
+    far = near.filter(ImageFilter.GaussianBlur(3 * _radius(image, 0.0016)))
+    gain = 12 * instruction.strength
+    lines = ImageChops.subtract(far, near).point(_ramp(2, gain))
+    return ImageChops.invert(lines).convert("RGB")
 
 
 def _edges(image: Image.Image, instruction: Instruction) -> Image.Image:
     """White lines on black, where brightness changes."""
-    grey = image.convert("L").filter(ImageFilter.GaussianBlur(1))
+    grey = _soft(image, 0.002)
     thick = ImageChops.subtract(
         grey.filter(ImageFilter.MaxFilter(3)), grey.filter(ImageFilter.MinFilter(3))
     )
-    gain = 4 * instruction.strength
-    return thick.point([min(255, round(gain * max(0, level - 4))) for level in range(256)]).convert(
-        "RGB"
-    )
+    return thick.point(_ramp(3, 7 * instruction.strength)).convert("RGB")
 
 
-def _embossed(image: Image.Image, _: Instruction) -> Image.Image:
-    return image.convert("L").filter(ImageFilter.EMBOSS).convert("RGB")
+def _embossed(image: Image.Image, instruction: Instruction) -> Image.Image:
+    """Grey relief, lit from the upper left."""
+    grey = _soft(image, 0.001)
+    step = max(1, round(_radius(image, 0.002)))
+    moved = ImageOps.invert(ImageChops.offset(grey, step, step))
+    relief = ImageChops.add(grey, moved, scale=1, offset=-127)
+    gain = 1.8 * instruction.strength
+    levels = [min(255, max(0, round(GREY + (level - GREY) * gain))) for level in range(256)]
+    return relief.point(levels).convert("RGB")
+
+
+def _soft(image: Image.Image, share: float) -> Image.Image:
+    """The brightness of `image` without its noise; `share` is a radius, see `_radius`."""
+    return image.convert("L").filter(ImageFilter.GaussianBlur(_radius(image, share)))
+
+
+def _ramp(floor: int, gain: float) -> list[int]:
+    """A table that takes `floor` from levels and amplifies the rest."""
+    return [min(255, round(gain * max(0, level - floor))) for level in range(256)]
 
 
 def _grained(image: Image.Image, instruction: Instruction) -> Image.Image:

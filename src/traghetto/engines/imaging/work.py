@@ -11,12 +11,14 @@ from traghetto.workers.failures import TaskRefused, TaskTimedOut, WorkerError, W
 
 SECONDS_MAX: Final = 60.0
 """How long a task may take unless an engine says otherwise."""
-BROKEN: Final = "broken"
-"""The kind of a refusal for which neither the caller nor the operator is to blame."""
+FRUITLESS: Final = "fruitless"
+"""The kind of a refusal of a sound input that nothing comes of."""
 MISCONFIGURED: Final = "misconfigured"
 """The kind of a refusal that the operator must mend. Any other kind blames the input."""
+PROMPT: Final = "prompt"
+"""The kind of a refusal of the words; the caller is told that it was they."""
 _KINDS: Final = {
-    BROKEN: FailureKind.BROKEN,
+    FRUITLESS: FailureKind.FRUITLESS,
     MISCONFIGURED: FailureKind.MISCONFIGURED,
 }
 
@@ -45,7 +47,8 @@ async def carry_out(
         raise EngineFailure(FailureKind.TIMED_OUT, "an image task took too long") from late
     except TaskRefused as refused:
         kind = _KINDS.get(refused.kind, FailureKind.REJECTED_INPUT)
-        raise EngineFailure(kind, refused.reason) from refused
+        fields = (PROMPT,) if refused.kind == PROMPT else ()
+        raise EngineFailure(kind, refused.reason, fields=fields) from refused
     except WorkerError as failed:
         raise EngineFailure(FailureKind.BROKEN, "an image task failed") from failed
     except ValueError as large:

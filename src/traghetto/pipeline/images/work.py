@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from traghetto.engines.image_protocols import ImageCall, ImageFormat
+from traghetto.engines.image_protocols import ImageCall
 from traghetto.pipeline.images.prices import PricedUnits, total_nano_usd
+from traghetto.wire.image_format import ImageFormat
 from traghetto.wire.sizes import Size
 
 AnswerForm = Literal["images", "binary", "b64_json", "url"]

@@ -13,7 +13,7 @@ from typing import Final
 from traghetto.engines.image_protocols import Picture
 from traghetto.errors import Adjunct, ApiError, ErrorCode
 from traghetto.pipeline.exchange import Exchange
-from traghetto.pipeline.stages.pictures import BUSY_SECONDS, Media, Wanted, read_picture
+from traghetto.pipeline.stages.pictures import Media, Wanted, no_room, read_picture
 from traghetto.pipeline.stages.receive import Received
 from traghetto.wire.images import SourceAt
 
@@ -55,11 +55,7 @@ async def _read(media: Media, received: Received, images: Sequence[SourceAt]) ->
         if sum(sizes) > IMAGES_BYTES_MAX:
             raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE, reason="its images together")
         if not received.keeps(sizes[-1]):
-            raise ApiError(
-                ErrorCode.MODEL_AT_CAPACITY,
-                retry_after_seconds=BUSY_SECONDS,
-                reason="the images of other requests fill the memory meant for them",
-            )
+            raise no_room()
         return picture
 
     tasks = [asyncio.create_task(read(image)) for image in images]

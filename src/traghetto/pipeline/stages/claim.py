@@ -6,6 +6,8 @@ that was given is given again whatever has become of its model, its funds or its
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import re
 from typing import Any, Final
 
@@ -17,6 +19,7 @@ from traghetto.idempotency.seal import seal_of
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
+from traghetto.wire.multipart import Form
 from traghetto.wire.zod import refusal
 
 HEADER: Final = b"idempotency-key"
@@ -24,6 +27,9 @@ REPLAYED: Final = (b"idempotent-replayed", b"true")
 STATUS_OK: Final = 200
 _KEY: Final = re.compile(rb"[A-Za-z0-9_-]{1,255}")
 _encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
+_SHORT_BYTES_MAX: Final = 65_536
+"""No text or file of a body up to this size is long: it is compared as it is."""
+_PIECE_CHARACTERS: Final = 1 << 20
 
 
 async def claim(
@@ -43,11 +49,39 @@ async def claim(
     if len(values) > 1 or not _KEY.fullmatch(values[0]):
         raise refusal([_MALFORMED])
     seal = seal_of(caller.secret, values[0].decode())
-    request = exchange.endpoint.encode() + b"\n" + _encode_sorted(body)
     with exchange.watch_disconnect():
+        request = await _compared(exchange, body)
         return await services.answers.claim(
             seal, request, caller.key.id, caller.account.id, services.settings.total_seconds
         )
+
+
+async def _compared(exchange: Exchange, body: dict[str, Any]) -> bytes:
+    """What must be equal of two requests: the endpoint, and the body with its members in order.
+
+    A form is never equal to JSON. Files and long texts stand in it by their digests, which are made
+    in a thread and in pieces: every chat would wait while tens of megabytes are copied and hashed.
+    """
+    is_form = isinstance(body, Form)
+    if exchange.body_bytes > _SHORT_BYTES_MAX:
+        body = await asyncio.to_thread(_digested, body)
+    kind = b"\nform\n" if is_form else b"\n"
+    return exchange.endpoint.encode() + kind + _encode_sorted(body)
+
+
+def _digested(value: Any) -> Any:
+    """`value` with a digest in the place of everything long; a short one stays equal to itself."""
+    if isinstance(value, dict):
+        return {name: _digested(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_digested(member) for member in value]
+    if not isinstance(value, str | bytes) or len(value) <= _SHORT_BYTES_MAX:
+        return value
+    digest = hashlib.sha256()
+    for start in range(0, len(value), _PIECE_CHARACTERS):
+        piece = value[start : start + _PIECE_CHARACTERS]
+        digest.update(piece.encode() if isinstance(piece, str) else piece)
+    return {type(value).__name__: digest.hexdigest()}
 
 
 async def replay(exchange: Exchange, kept: KeptAnswer) -> None:

@@ -24,6 +24,7 @@ from traghetto.media.images import (
     ReadImage,
 )
 from traghetto.pipeline.exchange import Exchange
+from traghetto.pipeline.stages.receive import Received
 from traghetto.wire.images import Source, SourceAt
 from traghetto.wire.zod import custom_issue, refusal
 from traghetto.workers.failures import WorkersBusy
@@ -67,9 +68,11 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 async def read_pictures(
-    media: Media, exchange: Exchange, wanted: Iterable[Wanted]
+    media: Media, received: Received, exchange: Exchange, wanted: Iterable[Wanted]
 ) -> Sequence[Picture]:
     """The images in the order in which they were asked for; the first bad one ends it.
+
+    A small file can be a large picture: what it becomes counts beside the body that it came in.
 
     Raises ClientGone, and ApiError: CORRUPTED_IMAGE, IMAGE_TOO_SMALL, IMAGE_TOO_LARGE,
     PAYLOAD_TOO_LARGE, IMAGE_NOT_ACCEPTED for a URL that cannot be fetched, INVALID_REQUEST for a
@@ -78,7 +81,10 @@ async def read_pictures(
     pictures = []
     with exchange.watch_disconnect():
         for image in wanted:
-            pictures.append(await read_picture(media, image))  # noqa: PERF401 - may end early
+            picture = await read_picture(media, image)
+            if picture.data is not image.source.source and not received.keeps(len(picture.data)):
+                raise no_room()
+            pictures.append(picture)
     return pictures
 
 
@@ -126,6 +132,15 @@ def workers_busy() -> ApiError:
         ErrorCode.MODEL_AT_CAPACITY,
         retry_after_seconds=BUSY_SECONDS,
         reason="every worker for images is busy",
+    )
+
+
+def no_room() -> ApiError:
+    """What a request is told whose images would be more than there is memory for."""
+    return ApiError(
+        ErrorCode.MODEL_AT_CAPACITY,
+        retry_after_seconds=BUSY_SECONDS,
+        reason="the images of other requests fill the memory meant for them",
     )
 
 

@@ -212,6 +212,7 @@ async def _pieces(
         more = message.get("more_body", False)
         if more:
             await in_flight.room(share)
+    exchange.body_bytes = share.bytes
     in_flight.complete(share)
 
 

@@ -25,7 +25,7 @@ from traghetto.engines.image_protocols import (
 )
 from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.media.images import Finish, ImageRefused
-from traghetto.moderation import Verdict
+from traghetto.moderation import Policy, Verdict
 from traghetto.pipeline.durable import charge_durable
 from traghetto.pipeline.enhance import can_enhance, enhanced, enhancement_price
 from traghetto.pipeline.exchange import JSON_CONTENT, Exchange, Header
@@ -59,6 +59,7 @@ class Rendering(msgspec.Struct, frozen=True):
     model: Model
     pool: ImagePool
     fleet: Fleet
+    policy: Policy
     claim: Claim | None
     """Under which the answer is kept, if its request names an idempotency key."""
     principal: str
@@ -163,7 +164,8 @@ async def _enhanced(rendering: Rendering) -> tuple[Work, str | None]:
     )
     if prompt is None:
         return work, None
-    if not services.policy.is_empty and (await judged_prompt(services.policy, prompt)).blocked:
+    policy = rendering.policy
+    if not policy.is_empty and (await judged_prompt(policy, prompt)).blocked:
         return work, None  # the caller's own words were allowed
     return work.with_prompt(prompt), prompt
 
@@ -209,7 +211,7 @@ async def _delivery(rendering: Rendering, work: Work, image: EngineImage) -> Del
     data = image.data
     if not image.is_own or finish.blur or finish.metadata is not None:
         data = await services.media.reader.finish(image.data, format=work.format, finish=finish)
-    found = await judged_image(services.policy, data, f"image/{work.format}")
+    found = await judged_image(rendering.policy, data, f"image/{work.format}")
     verdict = rendering.verdict | found
     if verdict.blocked and work.blanks_violations:
         return await _blank(rendering, verdict)
