@@ -240,6 +240,16 @@ def test_the_simulator_says_what_it_received(stage: Stage) -> None:
     assert sees in stage.look(*urls, model="simulated", max_tokens=64, stream=True).text
 
 
+def test_an_attempt_that_failed_is_repeated_with_the_same_images(stage: Stage) -> None:
+    """The body is sent in pieces, and whole each time."""
+    files = [png(90, 64), png(64, 90)]
+    stage.server.then(up.answer_json({"error": {"message": "x"}}, 500))
+    assert stage.look(*map(data_url, files)).status == 200
+    first, second = stage.server.requests
+    assert given(first) == given(second) == files
+    assert first.body == second.body
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 

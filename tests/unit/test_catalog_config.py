@@ -182,6 +182,15 @@ MODEL = '[[models]]\nid = "a"\nengine = "simulator"\npricing = { input = "1", ou
             "5: models[0].fault: invalid enum value 'bogus'; choose one of overloaded, at-cap",
         ),
         (MODEL + "gguf = 'x'\n", "5: models[0].gguf: `gguf` needs engine"),
+        (
+            MODEL.replace("simulator", "llama")
+            + 'gguf = "m.gguf"\ncapabilities.supportsVision = true\n',
+            "6: models[0].capabilities.supportsVision: a model file is read without its projector",
+        ),
+        (
+            MODEL + "image_tokens_max = 0\n",
+            "5: models[0].image_tokens_max: expected a whole number of at least 1",
+        ),
         (MODEL + "[models.capabilities]\nsupportsVison = true\n", "6: models[0].capabilities.supp"),
         (MODEL + "[models.model_spec]\nprivacy = 'x'\n", "6: models[0].model_spec.privacy: set"),
         (MODEL * 2, "5: models[1]: two models have the id 'a'"),
