@@ -11,7 +11,7 @@ import http.client
 import json
 import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -172,6 +172,8 @@ class Crowd:
     refusals: list[Answer] = field(default_factory=list)
     left: int = 0
     """How many clients went away before their answer had come."""
+    holds_max: int = 0
+    """The most holds that were seen open at once."""
 
     async def ask(
         self, key: str, wish: Wish, *, patience: float | None = None, name: str | None = None
@@ -229,14 +231,16 @@ async def crowd(gateway: RunningGateway) -> AsyncIterator[Crowd]:
 
 
 @asynccontextmanager
-async def faults_now_and_then(gateway: RunningGateway, rng: random.Random) -> AsyncIterator[None]:
+async def faults_now_and_then(spenders: Crowd, rng: random.Random) -> AsyncIterator[None]:
     """The engines fail single calls, so rarely that nobody takes them for dead."""
+    gateway = spenders.gateway
     pools = gateway.gateway.services.fleet.image_pools
     engines = [pool.members[0].backend for pool in pools.values()]
 
     async def plan() -> None:
         while True:
             await asyncio.sleep(0.06)
+            spenders.holds_max = max(spenders.holds_max, gateway.gateway.book.open_holds)
             fault = PlannedFault(rng.choice(FAULTS), seconds=0.05)
             engine: Any = rng.choice(engines)
             engine.faults.set(fault, calls=1)
@@ -273,7 +277,7 @@ async def spend(gateway: RunningGateway, keys: list[str], code: str) -> tuple[Cr
         twice = generation(1, 1)
         await asyncio.gather(*(spenders.ask(keys[0], twice, name="first") for _ in range(2)))
         await spenders.ask(keys[0], generation(4, 2), patience=0)
-        async with faults_now_and_then(gateway, random.Random("faults")):
+        async with faults_now_and_then(spenders, random.Random("faults")):
             await asyncio.gather(*map(spender, range(SPENDERS)))
         return spenders, [await the_last_refusal(spenders, key, code) for key in keys]
 
@@ -370,8 +374,7 @@ def test_a_crowd_gets_the_images_that_there_is_money_for(
         assert_answered_once(spenders.told)
         for amount in left_over(gateway, row).values():
             assert 0 <= amount < nano(IMAGE), "all of it was spent, and no more"
-        refused = Counter(refusal.headers["x-error-code"] for refusal in spenders.refusals)
-        assert refused[row.code] > len(keys), "there was enough for nearly everybody"
+        assert spenders.holds_max >= 5, "the spenders did not meet"
         assert spenders.left > 0
         assert any(told.is_replay for told in spenders.told)
 
