@@ -55,7 +55,6 @@ class Exchange:
 
     __slots__ = (
         "answer_headers",
-        "body_bytes",
         "call_on_disconnect",
         "client_address",
         "clock",
@@ -101,8 +100,6 @@ class Exchange:
         self.answer_headers: list[Header] = []
         self.rate_headers: Callable[[], list[Header]] = list
         """The rate limit headers as they are when the answer begins; set once admitted."""
-        self.body_bytes = 0
-        """The size of the body; set once it has been received."""
         self.response_started = False
         self.model: str | None = None
         """The resolved model, for logs and metrics; set by the stage that resolves it."""

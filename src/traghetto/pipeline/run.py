@@ -71,7 +71,7 @@ async def _run(services: Services, exchange: Exchange, received: Received, answe
         async with received as body:  # 2-4
             caller = authenticate(services, exchange, body)  # 5-9
             try:
-                claimed = await claim(services, exchange, caller, body)
+                claimed = await claim(services, exchange, caller, body, received.bytes)
                 if isinstance(claimed, KeptAnswer):
                     await replay(exchange, claimed)
                 else:

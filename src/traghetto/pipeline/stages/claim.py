@@ -33,10 +33,14 @@ _PIECE_CHARACTERS: Final = 1 << 20
 
 
 async def claim(
-    services: Services, exchange: Exchange, caller: Caller, body: dict[str, Any]
+    services: Services,
+    exchange: Exchange,
+    caller: Caller,
+    body: dict[str, Any],
+    body_bytes: int,
 ) -> Claim | KeptAnswer | None:
     """What the request's idempotency key stands for: a claim to be answered under, or the answer
-    that it was given before; None without the header.
+    that it was given before; None without the header. `body_bytes` is the size of the body as sent.
 
     Two bodies are the same if they are the same JSON value, and were sent to the same endpoint.
     A duplicate in flight is waited for. Raises ClientGone, and ApiError: INVALID_REQUEST for a
@@ -50,23 +54,23 @@ async def claim(
         raise refusal([_MALFORMED])
     seal = seal_of(caller.secret, values[0].decode())
     with exchange.watch_disconnect():
-        request = await _compared(exchange, body)
+        request = await _compared(exchange.endpoint, body, body_bytes)
         return await services.answers.claim(
             seal, request, caller.key.id, caller.account.id, services.settings.total_seconds
         )
 
 
-async def _compared(exchange: Exchange, body: dict[str, Any]) -> bytes:
+async def _compared(endpoint: str, body: dict[str, Any], body_bytes: int) -> bytes:
     """What must be equal of two requests: the endpoint, and the body with its members in order.
 
     A form is never equal to JSON. Files and long texts stand in it by their digests, which are made
     in a thread and in pieces: every chat would wait while tens of megabytes are copied and hashed.
     """
     is_form = isinstance(body, Form)
-    if exchange.body_bytes > _SHORT_BYTES_MAX:
+    if body_bytes > _SHORT_BYTES_MAX:
         body = await asyncio.to_thread(_digested, body)
     kind = b"\nform\n" if is_form else b"\n"
-    return exchange.endpoint.encode() + kind + _encode_sorted(body)
+    return endpoint.encode() + kind + _encode_sorted(body)
 
 
 def _digested(value: Any) -> Any:

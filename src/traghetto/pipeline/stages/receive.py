@@ -136,6 +136,11 @@ class Received:
     async def __aexit__(self, *_: object) -> None:
         self._in_flight.release(self._share)
 
+    @property
+    def bytes(self) -> int:
+        """What the request has in memory: its body, and what it keeps besides."""
+        return self._share.bytes
+
     def keeps(self, size: int) -> bool:
         """Whether the request may keep `size` more bytes in memory until it ends; then they count
         as its body does."""
@@ -212,7 +217,6 @@ async def _pieces(
         more = message.get("more_body", False)
         if more:
             await in_flight.room(share)
-    exchange.body_bytes = share.bytes
     in_flight.complete(share)
 
 
