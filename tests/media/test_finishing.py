@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageStat
 
 from support.pictures import decoded, encoded, png_chunk, scene, with_png_chunks
+from traghetto.media import finishing
 from traghetto.media.images import ImageFault, ImageRefused
 
 FORMATS = ("png", "jpeg", "webp")
@@ -174,3 +175,12 @@ def test_the_largest_output_is_finished_in_time(desk):
     image = Image.open(io.BytesIO(desk.finish(data, "webp")))
     assert image.size == (4096, 4096)
     assert desk.worker_bytes_max() < 1_610_612_736
+
+
+def test_detail_that_webp_has_no_room_for_takes_a_lower_quality(monkeypatch):
+    """The encoder gives up at the best quality; what is sent is a picture all the same."""
+    monkeypatch.setattr(finishing, "WEBP_METHOD_LARGE", 0)  # where it gives up soonest
+    noise = Image.effect_noise((1024, 1024), 60).resize((4096, 4096)).convert("RGB")
+    with pytest.raises(ValueError, match="encoding error"):
+        noise.save(io.BytesIO(), "WEBP", quality=90, method=0)
+    assert Image.open(io.BytesIO(finishing._webp(noise, {}))).size == noise.size

@@ -13,7 +13,7 @@ import msgspec
 
 from traghetto.media.decoding import decode
 from traghetto.media.faults import ImageFault, refusal
-from traghetto.wire.image_format import ImageFormat
+from traghetto.wire.image_format import WEBP_METHOD_LARGE, WEBP_QUALITIES, ImageFormat
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -127,9 +127,22 @@ def _encode(image: Image.Image, name: ImageFormat, metadata: dict[str, str] | No
         case "webp":
             if max(image.size) > _WEBP_SIDE_PIXELS_MAX:
                 raise refusal(ImageFault.TOO_LARGE, "a side is longer than WebP has numbers for")
-            is_small = image.width * image.height <= _WEBP_THOROUGH_PIXELS_MAX
-            image.save(target, "WEBP", quality=90, method=4 if is_small else 1, **options)
+            return _webp(image, options)
     return target.getvalue()
+
+
+def _webp(image: Image.Image, options: dict[str, Any]) -> bytes:
+    """`image` in the best quality of which the format is capable."""
+    is_small = image.width * image.height <= _WEBP_THOROUGH_PIXELS_MAX
+    method = 4 if is_small else WEBP_METHOD_LARGE
+    for quality in WEBP_QUALITIES:
+        target = io.BytesIO()
+        try:
+            image.save(target, "WEBP", quality=quality, method=method, **options)
+        except ValueError:
+            continue
+        return target.getvalue()
+    raise refusal(ImageFault.TOO_LARGE, "more detail than WebP has room for")
 
 
 def _exif(metadata: dict[str, str]) -> tuple[bytes, dict[str, str]]:

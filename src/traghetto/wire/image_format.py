@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 ImageFormat = Literal["jpeg", "png", "webp"]
+
+WEBP_QUALITIES: Final = (90, 75, 50, 25)
+"""Tried in turn. WebP has 512 KiB for what it says about its blocks; a large picture with much
+noise exceeds that at a high quality, and its encoder then gives up."""
+WEBP_METHOD_LARGE: Final = 2
+"""The effort for large pictures: with less, they exceed it sooner; with more, they take seconds."""
