@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.client import Answer, ask, assert_published, chat
@@ -256,6 +257,43 @@ def test_a_rewritten_prompt_is_told_and_charged_once(tmp_path: Path) -> None:
             assert "x-venice-enhanced-prompt" not in answer.headers
             assert spent(gateway, key) == "0.07"
             assert gateway.differences() == []
+
+
+def test_a_rewrite_that_goes_further_than_its_caller_is_not_used(tmp_path: Path) -> None:
+    """The caller did not ask for anything adult: its own words are used, and no rewrite is paid."""
+    words = tmp_path / "words.txt"
+    words.write_text(WORDS)
+    with upstream_in_thread() as upstream:
+        upstream.models_act = answer_json({"object": "list", "data": [{"id": "relayed"}]})
+        toml = enhancing_toml(upstream) + f'[moderation]\nwords_file = "{words}"\n'
+        with running_gateway(tmp_path, toml) as gateway:
+            key = gateway.new_key()
+            for rewritten in ("a nude on the beach", "a basilisk"):
+                upstream.then(answer_json(completion_of(rewritten)))
+                answer = generated(gateway, key, "a lagoon", enhance_prompt=True)
+                assert flags(answer) == set()
+                assert "x-venice-enhanced-prompt" not in answer.headers
+            assert spent(gateway, key) == "0.02"
+
+
+def completion_of(text: str) -> dict[str, Any]:
+    """A whole answer of a text model."""
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+    return {"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+def test_no_work_outlives_its_hold(tmp_path: Path) -> None:
+    """Whatever takes its time, the request ends while its hold can still be ended."""
+    with running_gateway(tmp_path, image_toml("painter", fault='"hang"')) as gateway:
+        services = gateway.gateway.services
+        services.settings = msgspec.structs.replace(
+            services.settings, total_seconds=0.5, hold_seconds_max=11
+        )
+        answer = ask(gateway, gateway.new_key(), SKETCH | {"prompt": "x"}, path=GENERATE)
+        assert_published(answer, "REQUEST_TIMEOUT")
+        assert gateway.gateway.book.open_holds == 0
 
 
 def test_prompts_stay_as_they_are_without_a_model_for_them(gateway: RunningGateway) -> None:

@@ -6,6 +6,7 @@ policy forbids after its provider has made it. What is forbidden of a generation
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import urllib.parse
 from collections.abc import Iterable, Sequence
@@ -37,6 +38,7 @@ from traghetto.pipeline.services import Fleet, Services
 from traghetto.pipeline.stages.moderate import judged_image, judged_prompt, refuse_blocked
 from traghetto.pipeline.stages.pictures import workers_busy
 from traghetto.pipeline.stages.settle_units import UnitSettlement
+from traghetto.settings.fields import SETTLE_SECONDS
 from traghetto.storage.facts import Fact
 from traghetto.wire.sizes import Size
 from traghetto.workers.failures import WorkersBusy
@@ -86,11 +88,7 @@ async def render(rendering: Rendering, settlement: UnitSettlement) -> None:
     began = services.clock.monotonic()
     try:
         with exchange.watch_disconnect():
-            work, enhanced_prompt = await _enhanced(rendering)
-            try:
-                deliveries = await _deliveries(rendering, work)
-            except WorkersBusy as busy:
-                raise workers_busy() from busy
+            work, enhanced_prompt, deliveries = await _within_hold(rendering)
         lines = charged_lines(work, deliveries)
         if enhanced_prompt is not None and lines:
             lines = (*lines, enhancement_price(services))
@@ -150,6 +148,24 @@ ENHANCED_HEADER_BYTES_MAX: Final = 6000
 """Clients refuse header lines of more than 8 KiB."""
 
 
+async def _within_hold(rendering: Rendering) -> tuple[Work, str | None, list[Delivery]]:
+    """What was done in the end, its rewritten prompt, and the images; raises ApiError.
+
+    No work outlives its hold: what an engine may take is bounded by its model, and this bounds it
+    together with rewriting, judging and encoding.
+    """
+    seconds = rendering.services.settings.hold_seconds_max - SETTLE_SECONDS
+    try:
+        async with asyncio.timeout(seconds):
+            work, enhanced_prompt = await _enhanced(rendering)
+            return work, enhanced_prompt, await _deliveries(rendering, work)
+    except TimeoutError:
+        late = EngineFailure(FailureKind.TIMED_OUT, "no images in the life of a hold")
+        raise engine_error(late, rendering.operation.codes, rendering.body) from None
+    except WorkersBusy as busy:
+        raise workers_busy() from busy
+
+
 async def _enhanced(rendering: Rendering) -> tuple[Work, str | None]:
     """The work with a better prompt, and that prompt, where one was wanted and came about."""
     services, work = rendering.services, rendering.work
@@ -162,12 +178,20 @@ async def _enhanced(rendering: Rendering) -> tuple[Work, str | None]:
         work.prompt,
         rendering.principal,
     )
-    if prompt is None:
+    if prompt is None or not await _is_no_worse(rendering, prompt):
         return work, None
-    policy = rendering.policy
-    if not policy.is_empty and (await judged_prompt(policy, prompt)).blocked:
-        return work, None  # the caller's own words were allowed
     return work.with_prompt(prompt), prompt
+
+
+async def _is_no_worse(rendering: Rendering, prompt: str) -> bool:
+    """Whether a rewritten prompt fits the model, and says nothing that its caller had not said."""
+    most = rendering.model.constraints.get("promptCharacterLimit")
+    if isinstance(most, int) and len(prompt) > most:
+        return False
+    if rendering.policy.is_empty:
+        return True
+    found = await judged_prompt(rendering.policy, prompt)
+    return not found.blocked and (rendering.verdict.adult or not found.adult)
 
 
 async def _deliveries(rendering: Rendering, work: Work) -> list[Delivery]:
