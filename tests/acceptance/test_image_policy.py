@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from PIL import Image
 
 from support.client import Answer, ask, assert_published, chat
 from support.configuration import (
@@ -20,7 +21,7 @@ from support.configuration import (
     relayed_toml,
 )
 from support.gateway import RunningGateway, running_gateway
-from support.images import base64_text, data_url, opened, png, spread
+from support.images import base64_text, data_url, encoded, opened, picture, png, spread
 from support.upstream import Exchange, FaultUpstream, answer_json, upstream_in_thread
 
 GENERATE = "/api/v1/image/generate"
@@ -203,6 +204,33 @@ def test_an_edit_that_turns_out_forbidden_is_refused_and_charged(tmp_path: Path)
             assert (again.status, "idempotent-replayed" in again.headers) == (200, False)
             assert spent(gateway, key) == "0.08"
             assert gateway.differences() == []
+
+
+@pytest.mark.parametrize("path", ["/api/v1/image/upscale", "/api/v1/image/background-remove"])
+def test_only_forbidden_edits_are_charged(tmp_path: Path, path: str) -> None:
+    """Whatever else turns out forbidden is refused for nothing (contract A.4)."""
+    with upstream_in_thread() as server:
+        answers(server, (), ("violence",))
+        with running_gateway(tmp_path, classified_toml(server)) as gateway:
+            key = gateway.new_key()
+            disc = picture(320, 256).resize((120, 120))
+            shot = Image.new("RGB", (320, 256), (225, 228, 230))
+            shot.paste(disc, (100, 60))
+            body = {"image": base64_text(encoded(shot))}
+            assert_published(ask(gateway, key, body, path=path), "CONTENT_POLICY_VIOLATION")
+            assert spent(gateway, key) == "0"
+            assert gateway.differences() == []
+
+
+def test_a_black_image_that_cannot_be_made_is_a_failure_of_the_endpoint(tmp_path: Path) -> None:
+    """And no unknown error."""
+    words = tmp_path / "words.txt"
+    words.write_text(WORDS)
+    toml = f'[moderation]\nwords_file = "{words}"\n' + IMAGE_MODELS
+    with running_gateway(tmp_path, toml, media_seconds_max=0.0001) as gateway:
+        body = SKETCH | {"prompt": "a basilisk"}
+        answer = ask(gateway, gateway.new_key(), body, path=GENERATE)
+        assert_published(answer, "INFERENCE_FAILED")
 
 
 def test_a_forbidden_input_is_not_edited(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ _REQUIRED_PRICES: Final[Mapping[str, tuple[frozenset[str], ...]]] = {
 
 Engine = Literal["simulator", "llama", "classical", "grabcut", "onnx"]
 ENGINE_TYPES: Final[Mapping[Engine, tuple[ModelType, ...]]] = {
-    "simulator": ("text", "image", "inpaint", "upscale"),
+    "simulator": ("text", "image"),
     "llama": ("text",),
     "classical": ("inpaint", "upscale"),
     "grabcut": ("inpaint",),

@@ -132,7 +132,8 @@ class ImageReader:
         return await self._run(_FINISH, job, bytes)
 
     async def blank(self, width: int, height: int, *, format: ImageFormat) -> bytes:  # noqa: A002 - as above
-        """A black image of a size in pixels; raises WorkersBusy."""
+        """A black image of a size in pixels; raises WorkersBusy, and ImageRefused if no worker
+        gets done with it."""
         return await self.finish(
             _ONE_PIXEL, format=format, finish=Finish(blank=True, width=width, height=height)
         )

@@ -241,6 +241,7 @@ class Edit(ImageOperation):
             size=size,
             safe_mode=request.safe_mode,
             enhance=request.enhance,
+            charges_refused=True,
         )
 
 

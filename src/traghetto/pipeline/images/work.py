@@ -35,6 +35,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the prompt may be rewritten."""
     blanks_violations: bool = False
     """Whether forbidden content is answered with a black image, and not with an error (A.2, 27)."""
+    charges_refused: bool = False
+    """Whether it is paid for although our policy forbids what its provider has made (A.2, 27)."""
     metadata: dict[str, Any] | None = None
     """What an image says of its making; None for nothing."""
     echo: dict[str, Any] | None = None

@@ -114,9 +114,10 @@ async def render(rendering: Rendering, settlement: UnitSettlement) -> None:
 
 
 def charged_lines(work: Work, deliveries: Sequence[Delivery]) -> tuple[PricedUnits, ...]:
-    """The lines of what is delivered: forbidden images of a generation are not (A.2, 27)."""
+    """The lines of what is delivered, and of a forbidden edit, which is made but not delivered."""
     if not work.blanks_violations:
-        return work.lines
+        is_refused = deliveries[0].verdict.blocked
+        return () if is_refused and not work.charges_refused else work.lines
     clean = sum(not delivery.verdict.blocked for delivery in deliveries)
     return tuple(PricedUnits(line.kind, clean, line.unit_nano_usd) for line in work.lines if clean)
 
@@ -195,6 +196,15 @@ async def _is_no_worse(rendering: Rendering, prompt: str) -> bool:
 
 
 async def _deliveries(rendering: Rendering, work: Work) -> list[Delivery]:
+    try:
+        return await _judged(rendering, work)
+    except ImageRefused as refused:
+        junk = EngineFailure(FailureKind.BROKEN, f"the backend's image: {refused.reason}")
+        raise engine_error(junk, rendering.operation.codes, rendering.body) from refused
+
+
+async def _judged(rendering: Rendering, work: Work) -> list[Delivery]:
+    """What is sent for `work`; raises ApiError, and ImageRefused for what is no image."""
     if rendering.verdict.blocked:
         return [await _blank(rendering, rendering.verdict)] * work.images
     try:
@@ -204,11 +214,7 @@ async def _deliveries(rendering: Rendering, work: Work) -> list[Delivery]:
             blocked = Verdict(blocked=True, reason=failure.reason)
             return [await _blank(rendering, blocked)] * work.images
         raise engine_error(failure, rendering.operation.codes, rendering.body) from failure
-    try:
-        return [await _delivery(rendering, work, image) for image in made]
-    except ImageRefused as refused:
-        junk = EngineFailure(FailureKind.BROKEN, f"the backend's image: {refused.reason}")
-        raise engine_error(junk, rendering.operation.codes, rendering.body) from refused
+    return [await _delivery(rendering, work, image) for image in made]
 
 
 async def _made(rendering: Rendering, work: Work) -> list[EngineImage]:
