@@ -59,13 +59,17 @@ def test_a_client_that_leaves_pays_nothing(tmp_path: Path, path: str, body: dict
 
 
 def test_work_that_nobody_waits_for_is_given_up(tmp_path: Path) -> None:
-    """The process that computes is not kept busy by a client that left: the next one is served."""
+    """The process that computes for a client that left is ended, and the next client is served."""
     with running_gateway(tmp_path, IMAGE_MODELS, media_workers_max=1) as gateway:
         key = gateway.new_key()
         large = {"image": base64_text(encoded(picture(2000, 2000), "jpeg")), "scale": 2}
+        book, workers = gateway.gateway.book, gateway.gateway._workers
         for _ in range(3):
             with pending(gateway, key, UPSCALE, large):
-                wait_until(lambda: gateway.gateway.book.open_holds == 1)
+                wait_until(lambda: book.open_holds == 1)
+                (computing,) = workers.process_ids
+            wait_until(lambda gone=computing: gone not in workers.process_ids)
+            wait_until(lambda: book.open_holds == 0)
         small = {"image": base64_text(png()), "scale": 2}
         assert ask(gateway, key, small, path=UPSCALE).status == 200
         (paid,) = [row["spent_usd"] for row in gateway.perform("keys.list")["keys"][1:]]

@@ -24,6 +24,7 @@ from traghetto.engines.image_protocols import (
     GenerateCall,
     UpscaleCall,
 )
+from traghetto.errors import ApiError
 from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.media.images import Finish, ImageRefused
 from traghetto.moderation import Policy, Verdict
@@ -191,7 +192,10 @@ async def _is_no_worse(rendering: Rendering, prompt: str) -> bool:
         return False
     if rendering.policy.is_empty:
         return True
-    found = await judged_prompt(rendering.policy, prompt)
+    try:
+        found = await judged_prompt(rendering.policy, prompt)
+    except ApiError:
+        return False  # what nobody has judged is not used, and the caller's own words were
     return not found.blocked and (rendering.verdict.adult or not found.adult)
 
 
