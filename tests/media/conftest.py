@@ -37,8 +37,11 @@ class Desk:
     def worker_bytes_max(self) -> int:
         """The most memory that the worker has had so far; 0 if there is none now."""
         for pid in self.workers.process_ids:
-            status = Path(f"/proc/{pid}/status").read_text()
-            if "VmHWM:" in status:  # a process that has ended has none
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+            except FileNotFoundError:
+                continue  # it has ended between the two questions
+            if "VmHWM:" in status:  # a process that has just ended has none
                 return int(status.split("VmHWM:")[1].split()[0]) * 1024
         return 0
 
