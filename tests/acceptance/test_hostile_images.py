@@ -441,3 +441,26 @@ def test_small_files_of_large_pictures_do_not_fill_the_memory(tmp_path: Path) ->
             assert bodies.bytes <= 2 * ROOM_BYTES
         wait_until(lambda: bodies.bytes == 0)
         assert len(body) < ROOM_BYTES / 10
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_uploads_leave_nothing_in_memory(tmp_path: Path, has_key: bool) -> None:
+    """However many large files are refused one after the other, with a key or without one."""
+    uploads, file_bytes = 12, 24 << 20
+    body, headers = form({}, [("image", random.Random(SEED).randbytes(file_bytes))])
+    books = ("--data-dir", str(tmp_path / "data"), "--failed-requests-max", "1000")
+    with gateway_process(tmp_path, *books) as process:
+        connection = http.client.HTTPConnection(*process.address)
+        sent = {"authorization": f"Bearer {process.admin_key}"} if has_key else {}
+
+        def upload() -> int:
+            connection.request("POST", UPSCALE[0], body, sent | headers)
+            return Answer.read(connection.getresponse()).status
+
+        assert upload() == (400 if has_key else 401)
+        warm = memory_bytes(process.process.pid, "VmRSS")
+        for _ in range(uploads):
+            upload()
+        growth = memory_bytes(process.process.pid, "VmRSS") - warm
+        assert growth < uploads * file_bytes // 4, growth
+        connection.close()

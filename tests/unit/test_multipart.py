@@ -1,5 +1,7 @@
 """Forms: what they become, and what is no form or too large."""
 
+import gc
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -45,6 +47,20 @@ def test_fields_are_text_and_files_are_bytes(piece_bytes: int) -> None:
     content = bytes(range(256)) + b"\r\n--frontie\r\n--\r\n"
     body = part("prompt", "größer".encode()) + file_part("image", content) + END
     assert read(body, piece_bytes) == {"prompt": "größer", "image": content}
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_form_is_forgotten_with_its_request(is_whole: bool) -> None:
+    """Files are large, so that none may wait for the garbage collector."""
+    reader = FormReader(BOUNDARY, file_bytes_max=FILE_BYTES_MAX)
+    reader.feed(file_part("image", b"1") + (END if is_whole else b""))
+    form = weakref.ref(reader._fields.form)
+    gc.disable()
+    try:
+        del reader
+        assert form() is None
+    finally:
+        gc.enable()
 
 
 def test_a_repeated_name_is_a_list() -> None:

@@ -57,28 +57,20 @@ class FormReader:
     """
 
     def __init__(self, boundary: bytes, *, file_bytes_max: int) -> None:
-        self._file_bytes_max = file_bytes_max
-        self._fields = Form()
-        self._parts = 0
-        self._is_ended = False
-        self._header_name = b""
-        self._header_value = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._is_file = False
-        self._name = b""
+        # The parser knows the fields, and they do not know the parser: were there a way back, a
+        # form would stay in memory after its request, until the garbage collector comes by.
+        self._fields = _Fields(file_bytes_max)
         self._parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": self._begin_part,
-                "on_header_field": self._add_name,
-                "on_header_value": self._add_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._end_headers,
-                "on_part_data": self._add_data,
-                "on_part_end": self._end_part,
-                "on_end": self._end,
+                "on_part_begin": self._fields.begin_part,
+                "on_header_field": self._fields.add_name,
+                "on_header_value": self._fields.add_value,
+                "on_header_end": self._fields.end_header,
+                "on_headers_finished": self._fields.end_headers,
+                "on_part_data": self._fields.add_data,
+                "on_part_end": self._fields.end_part,
+                "on_end": self._fields.end,
             },
             max_header_count=PART_HEADERS_MAX,
             max_header_size=PART_HEADER_BYTES_MAX,
@@ -93,11 +85,28 @@ class FormReader:
 
     def finish(self) -> Form:
         """The fields of a form that has arrived whole."""
-        if not self._is_ended:
+        if not self._fields.is_ended:
             raise _invalid("the form has no end")
-        return self._fields
+        return self._fields.form
 
-    def _begin_part(self) -> None:
+
+class _Fields:
+    """What the parser tells of a form, put together."""
+
+    def __init__(self, file_bytes_max: int) -> None:
+        self.form = Form()
+        self.is_ended = False
+        self._file_bytes_max = file_bytes_max
+        self._parts = 0
+        self._header_name = b""
+        self._header_value = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._is_file = False
+        self._name = b""
+
+    def begin_part(self) -> None:
         self._parts += 1
         if self._parts > PARTS_MAX:
             raise _invalid("more parts than allowed")
@@ -105,17 +114,17 @@ class FormReader:
         self._pieces = []
         self._size = 0
 
-    def _add_name(self, data: bytes, start: int, end: int) -> None:
+    def add_name(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
 
-    def _add_value(self, data: bytes, start: int, end: int) -> None:
+    def add_value(self, data: bytes, start: int, end: int) -> None:
         self._header_value += data[start:end]
 
-    def _end_header(self) -> None:
+    def end_header(self) -> None:
         self._headers[self._header_name.lower()] = self._header_value
         self._header_name = self._header_value = b""
 
-    def _end_headers(self) -> None:
+    def end_headers(self) -> None:
         disposition, parameters = parse_options_header(
             self._headers.get(b"content-disposition", b"").decode("latin-1")
         )
@@ -128,13 +137,13 @@ class FormReader:
         self._is_file = b"filename" in parameters or not kind.startswith(b"text/")
         self._name = name
 
-    def _add_data(self, data: bytes, start: int, end: int) -> None:
+    def add_data(self, data: bytes, start: int, end: int) -> None:
         self._size += end - start
         if self._is_file and self._size > self._file_bytes_max:
             raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE)
         self._pieces.append(data[start:end])
 
-    def _end_part(self) -> None:
+    def end_part(self) -> None:
         data = b"".join(self._pieces)
         self._pieces = []
         try:
@@ -144,17 +153,17 @@ class FormReader:
             raise _invalid("a field that is not UTF-8") from None
         if name.endswith("[]"):
             name = name.removesuffix("[]")
-            self._fields.setdefault(name, [])
-        known = self._fields.get(name)
+            self.form.setdefault(name, [])
+        known = self.form.get(name)
         if isinstance(known, list):
             known.append(content)
-        elif name in self._fields:
-            self._fields[name] = [known, content]
+        elif name in self.form:
+            self.form[name] = [known, content]
         else:
-            self._fields[name] = content
+            self.form[name] = content
 
-    def _end(self) -> None:
-        self._is_ended = True
+    def end(self) -> None:
+        self.is_ended = True
 
 
 def typed(body: dict[str, Any], document: Schema) -> dict[str, Any]:
