@@ -78,7 +78,10 @@ class ReadImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageReader:
-    """Reads images of callers and finishes images of backends, in worker processes."""
+    """Reads images of callers and finishes images of backends, in worker processes.
+
+    `principal` is for whom: accounts take turns where they have to wait.
+    """
 
     def __init__(
         self,
@@ -92,15 +95,15 @@ class ImageReader:
         self._file_bytes_max = file_bytes_max
         self._seconds_max = seconds_max
 
-    async def read(self, data: bytes, rules: ImageRules) -> ReadImage:
+    async def read(self, data: bytes, rules: ImageRules, *, principal: str = "") -> ReadImage:
         """The image in a file; raises ImageRefused and WorkersBusy."""
         if len(data) > self._file_bytes_max:
             raise self._file_too_large()
         if sniff(data) is None:
             raise ImageRefused(ImageFault.UNREADABLE, "not an image of a format that is read here")
-        return await self._read(data, rules, given=data)
+        return await self._read(data, rules, principal, given=data)
 
-    async def read_base64(self, text: str, rules: ImageRules) -> ReadImage:
+    async def read_base64(self, text: str, rules: ImageRules, *, principal: str = "") -> ReadImage:
         """The image in raw base64 or a data URL; raises ImageRefused and WorkersBusy.
 
         The media type that a data URL declares is ignored: the bytes decide. White space and the
@@ -114,9 +117,16 @@ class ImageReader:
         for start in range(0, len(text), _PIECE_CHARACTERS):
             pieces.append(text[start : start + _PIECE_CHARACTERS].encode())
             await asyncio.sleep(0)  # a long text is copied in turns with everything else
-        return await self._read(pieces, rules)
+        return await self._read(pieces, rules, principal)
 
-    async def finish(self, data: bytes, *, format: ImageFormat, finish: Finish) -> bytes:  # noqa: A002 - it is the word
+    async def finish(
+        self,
+        data: bytes,
+        *,
+        format: ImageFormat,  # noqa: A002 - it is the word
+        finish: Finish,
+        principal: str = "",
+    ) -> bytes:
         """A backend's image, encoded anew as `format` and changed as `finish` says.
 
         Raises ImageRefused and WorkersBusy.
@@ -129,24 +139,34 @@ class ImageReader:
             "pixels_max": PIXELS_MAX,
             "finish": msgspec.structs.asdict(finish),
         }
-        return await self._run(_FINISH, job, bytes)
+        return await self._run(_FINISH, job, bytes, principal)
 
-    async def blank(self, width: int, height: int, *, format: ImageFormat) -> bytes:  # noqa: A002 - as above
+    async def blank(
+        self,
+        width: int,
+        height: int,
+        *,
+        format: ImageFormat,  # noqa: A002 - as above
+        principal: str = "",
+    ) -> bytes:
         """A black image of a size in pixels; raises WorkersBusy, and ImageRefused if no worker
         gets done with it."""
         return await self.finish(
-            _ONE_PIXEL, format=format, finish=Finish(blank=True, width=width, height=height)
+            _ONE_PIXEL,
+            format=format,
+            finish=Finish(blank=True, width=width, height=height),
+            principal=principal,
         )
 
     async def _read(
-        self, data: bytes | list[bytes], rules: ImageRules, given: bytes = b""
+        self, data: bytes | list[bytes], rules: ImageRules, principal: str, given: bytes = b""
     ) -> ReadImage:
         job = {
             "data": data,
             "file_bytes_max": self._file_bytes_max,
             **msgspec.structs.asdict(rules),
         }
-        answer = await self._run(_READ, job, Answer)
+        answer = await self._run(_READ, job, Answer, principal)
         return ReadImage(
             data=given if answer.data is None else answer.data,
             format=answer.format,
@@ -155,9 +175,13 @@ class ImageReader:
             has_alpha=answer.has_alpha,
         )
 
-    async def _run(self, task: str, job: dict[str, Any], answers: type[_Answer]) -> _Answer:
+    async def _run(
+        self, task: str, job: dict[str, Any], answers: type[_Answer], principal: str
+    ) -> _Answer:
         try:
-            answer = await self._workers.run(task, job, seconds_max=self._seconds_max)
+            answer = await self._workers.run(
+                task, job, seconds_max=self._seconds_max, principal=principal
+            )
             return msgspec.convert(answer, answers)
         except TaskRefused as refused:
             raise ImageRefused(_FAULTS[refused.kind], refused.reason) from None

@@ -382,7 +382,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=1,
             le=64,
             description="Processes that decode and compute images; none runs before there is "
-            "an image.",
+            "an image. Engines of our own take all but one of them; with 1 they have another one "
+            "beside it.",
         ),
     ] = 2
     media_worker_memory_bytes_max: Annotated[

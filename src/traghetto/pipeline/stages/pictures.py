@@ -68,7 +68,11 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 async def read_pictures(
-    media: Media, received: Received, exchange: Exchange, wanted: Iterable[Wanted]
+    media: Media,
+    received: Received,
+    exchange: Exchange,
+    wanted: Iterable[Wanted],
+    principal: str,
 ) -> Sequence[Picture]:
     """The images in the order in which they were asked for; the first bad one ends it.
 
@@ -81,16 +85,20 @@ async def read_pictures(
     pictures = []
     with exchange.watch_disconnect():
         for image in wanted:
-            picture = await read_picture(media, image)
+            picture = await read_picture(media, image, principal)
             if picture.data is not image.source.source and not received.keeps(len(picture.data)):
                 raise no_room()
             pictures.append(picture)
     return pictures
 
 
-async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -> Picture:
-    """One image. `is_chat` has every failure before its decoding told alike (contract A.2, code
-    16), and makes a WebP a PNG or JPEG, because some servers of chat models read no other format.
+async def read_picture(
+    media: Media, wanted: Wanted, principal: str, *, is_chat: bool = False
+) -> Picture:
+    """One image, for `principal`, an account.
+
+    `is_chat` has every failure before its decoding told alike (contract A.2, code 16), and makes a
+    WebP a PNG or JPEG, because some servers of chat models read no other format.
     """
     source = wanted.source.source
     bytes_max = wanted.bytes_max or media.image_bytes_max
@@ -106,11 +114,11 @@ async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -
                 source, bytes_max=bytes_max, seconds_max=media.fetch_seconds_max
             )
         if isinstance(source, bytes):
-            read = await media.reader.read(source, rules)
+            read = await media.reader.read(source, rules, principal=principal)
         else:
-            read = await media.reader.read_base64(source, rules)
+            read = await media.reader.read_base64(source, rules, principal=principal)
         if is_chat and read.format == "webp":
-            read = await _without_webp(media.reader, read)
+            read = await _without_webp(media.reader, read, principal)
     except FetchRefused as refused:
         is_too_large = refused.kind is FetchFault.TOO_LARGE and not is_chat
         code = ErrorCode.PAYLOAD_TOO_LARGE if is_too_large else Adjunct.IMAGE_NOT_ACCEPTED
@@ -168,7 +176,7 @@ def _is_meant_as_image(source: Source) -> bool:
     return source[:11].lower() == "data:image/"
 
 
-async def _without_webp(reader: ImageReader, read: ReadImage) -> ReadImage:
+async def _without_webp(reader: ImageReader, read: ReadImage, principal: str) -> ReadImage:
     form: Literal["jpeg", "png"] = "png" if read.has_alpha else "jpeg"
-    data = await reader.finish(read.data, format=form, finish=Finish())
+    data = await reader.finish(read.data, format=form, finish=Finish(), principal=principal)
     return msgspec.structs.replace(read, data=data, format=form)
