@@ -111,7 +111,10 @@ async def read_picture(
         _check_size(source, bytes_max)
         if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
             source = await media.fetcher.fetch(
-                source, bytes_max=bytes_max, seconds_max=media.fetch_seconds_max
+                source,
+                bytes_max=bytes_max,
+                seconds_max=media.fetch_seconds_max,
+                principal=principal,
             )
         if isinstance(source, bytes):
             read = await media.reader.read(source, rules, principal=principal)
