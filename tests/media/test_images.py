@@ -22,8 +22,8 @@ from support.pictures import (
     scene,
     with_png_chunks,
 )
-from traghetto.media.formats import ImageFileFormat, sniff
 from traghetto.media.images import ImageFault, ImageReader, ImageRefused, ImageRules
+from traghetto.wire.image_files import ImageFileFormat, sniff
 from traghetto.workers.failures import WorkersBusy
 from traghetto.workers.limits import WorkerLimits
 from traghetto.workers.pool import Workers

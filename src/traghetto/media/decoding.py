@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from traghetto.media.faults import ImageFault, refusal
-from traghetto.media.formats import ImageFileFormat, sniff
 from traghetto.media.structure import Admit, Broken, Cut, cut_jpeg, cut_png, cut_webp
+from traghetto.wire.image_files import ImageFileFormat, sniff
 from traghetto.wire.image_format import ImageFormat
 from traghetto.workers.task import Refusal
 

@@ -13,10 +13,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from traghetto.bounds import IMAGE_FILE_BYTES_MAX, IMAGE_PIXELS_MAX, MADE_FILE_BYTES_MAX
 from traghetto.media.decoding import Answer
 from traghetto.media.faults import ImageFault, ImageRefused
 from traghetto.media.finishing import Finish
-from traghetto.media.formats import sniff
+from traghetto.wire.image_files import sniff
 from traghetto.wire.image_format import ImageFormat
 from traghetto.workers.failures import TaskFailed, TaskRefused, TaskTimedOut, WorkerDied
 from traghetto.workers.pool import Workers
@@ -32,11 +33,6 @@ __all__ = [
 ]
 
 
-FILE_BYTES_MAX: Final = 26_214_400
-PIXELS_MAX: Final = 33_177_600
-"""7680 x 4320."""
-FINISHED_FILE_BYTES_MAX: Final = 67_108_864
-"""Of an image that a backend made, before it is encoded as the caller wants it."""
 _ONE_PIXEL: Final = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
@@ -55,7 +51,7 @@ class ImageRules(msgspec.Struct, frozen=True, kw_only=True):
 
     side_pixels_min: int = 64
     pixels_min: int = 0
-    pixels_max: int = PIXELS_MAX
+    pixels_max: int = IMAGE_PIXELS_MAX
 
 
 class ReadImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +83,7 @@ class ImageReader:
         self,
         workers: Workers,
         *,
-        file_bytes_max: int = FILE_BYTES_MAX,
+        file_bytes_max: int = IMAGE_FILE_BYTES_MAX,
         seconds_max: float = 10.0,
     ) -> None:
         """`seconds_max` bounds each image, not counting the time that it waits for a worker."""
@@ -131,12 +127,12 @@ class ImageReader:
 
         Raises ImageRefused and WorkersBusy.
         """
-        if len(data) > FINISHED_FILE_BYTES_MAX:
+        if len(data) > MADE_FILE_BYTES_MAX:
             raise ImageRefused(ImageFault.FILE_TOO_LARGE, "the backend's file is too large")
         job = {
             "data": data,
             "format": format,
-            "pixels_max": PIXELS_MAX,
+            "pixels_max": IMAGE_PIXELS_MAX,
             "finish": msgspec.structs.asdict(finish),
         }
         return await self._run(_FINISH, job, bytes, principal)

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from traghetto.bounds import MADE_PIXELS_MAX
 from traghetto.catalog.catalog import Catalog
 from traghetto.catalog.model import Model, ModelType
 from traghetto.catalog.styles import NAMES, styled
@@ -54,7 +55,6 @@ from traghetto.wire.images import (
 from traghetto.wire.sizes import Size, ratio_size, tier_pixels
 from traghetto.wire.zod import custom_issue, refusal
 
-UPSCALED_PIXELS_MAX: Final = 16_777_216
 DEFAULT_EDIT_MODEL: Final = "firered-image-edit"
 """What an edit is made with that names no model, if there is one of that name."""
 
@@ -278,7 +278,7 @@ class Upscale(ImageOperation):
         (picture,) = pictures
         size = _upscaled_size(picture, request.scale)
         if size.width <= picture.width or size.height <= picture.height:
-            text = sentences.NO_ROOM_TO_UPSCALE.format(pixels_max=UPSCALED_PIXELS_MAX)
+            text = sentences.NO_ROOM_TO_UPSCALE.format(pixels_max=MADE_PIXELS_MAX)
             raise refusal([custom_issue(("image",), text)])
         return Work(
             call=UpscaleCall(
@@ -370,5 +370,5 @@ def _edited_size(request: EditRequest, picture: Picture) -> Size | None:
 def _upscaled_size(picture: Picture, scale: float) -> Size:
     """The enlarged size, reduced to the most pixels that an answer may have."""
     pixels = picture.width * picture.height
-    scale = min(scale, math.sqrt(UPSCALED_PIXELS_MAX / pixels))
+    scale = min(scale, math.sqrt(MADE_PIXELS_MAX / pixels))
     return Size(int(picture.width * scale), int(picture.height * scale))

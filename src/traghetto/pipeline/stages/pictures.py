@@ -14,7 +14,6 @@ import msgspec
 from traghetto.engines.image_protocols import Picture
 from traghetto.errors import Adjunct, ApiError, Code, ErrorCode, sentences
 from traghetto.media.fetching import Fetcher, FetchFault, FetchRefused
-from traghetto.media.formats import sniff
 from traghetto.media.images import (
     Finish,
     ImageFault,
@@ -25,6 +24,7 @@ from traghetto.media.images import (
 )
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.stages.receive import Received
+from traghetto.wire.image_files import sniff
 from traghetto.wire.images import Source, SourceAt
 from traghetto.wire.zod import custom_issue, refusal
 from traghetto.workers.failures import WorkersBusy
