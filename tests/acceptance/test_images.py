@@ -239,6 +239,37 @@ def test_an_edit_has_the_proportions_asked_for(gateway: RunningGateway, key: str
     assert abs(image_of(tier).size[0] * image_of(tier).size[1] - 1024**2) < 5000
 
 
+@pytest.mark.parametrize(
+    ("output_format", "width", "most"), [("webp", 16_384, 16_383), ("jpeg", 70_000, 65_500)]
+)
+def test_an_edit_fits_into_the_format_asked_for(
+    gateway: RunningGateway, key: str, output_format: str, width: int, most: int
+) -> None:
+    """What no file of it can hold is refused before anything is paid for; PNG holds it."""
+    before = spent(gateway, key)
+    long = encoded(Image.new("P", (width, 64)))
+    answer = send(
+        gateway, key, EDIT, "image", long, "base64", prompt=PROMPT, output_format=output_format
+    )
+    assert answer.status == 400
+    assert answer.json["issues"] == [
+        {
+            "code": "custom",
+            "path": ["output_format"],
+            "message": f"The image would be {width} x 64 pixels, and a side of {output_format} "
+            f"has at most {most}",
+        }
+    ]
+    body, headers = form(
+        {"prompt": PROMPT, "output_format": output_format}, [("images", long), ("images", png())]
+    )
+    answer = ask(gateway, key, body, path=MULTI_EDIT, headers=headers)
+    assert answer.status == 400
+    assert spent(gateway, key) == before
+    kept = image_of(send(gateway, key, EDIT, "image", long, "base64", prompt=PROMPT))
+    assert kept.size == (width, 64)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_is_upright_whatever_its_orientation(
     gateway: RunningGateway, key: str, orientation: int

@@ -482,6 +482,14 @@ def test_what_is_not_base64_of_an_image_is_unreadable(desk, text):
     assert caught.value.fault is ImageFault.UNREADABLE
 
 
+@pytest.mark.parametrize(("width", "name"), [(65_500, "jpeg"), (65_501, "png"), (70_000, "png")])
+def test_pictures_that_are_too_long_for_jpeg_are_handed_on_as_png(desk, width, name):
+    """However large they are: no JPEG can hold them."""
+    data = encoded(Image.new("P", (width, 65)), "PNG")
+    read = desk.read(data)
+    assert (read.format, read.width, read.height) == (name, width, 65)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_large_pictures_are_handed_on_compactly(desk, mode):
     """As JPEG where nothing is transparent, because a PNG of a photograph would be huge."""

@@ -9,7 +9,12 @@ from PIL import Image
 
 from traghetto.bounds import IMAGE_PIXELS_MAX, MADE_PIXELS_MAX
 from traghetto.engines.image_protocols import Picture
-from traghetto.wire.image_format import WEBP_METHOD_LARGE, WEBP_QUALITIES, ImageFormat
+from traghetto.wire.image_format import (
+    SIDE_PIXELS_MAX,
+    WEBP_METHOD_LARGE,
+    WEBP_QUALITIES,
+    ImageFormat,
+)
 from traghetto.workers.task import Refusal
 
 _INPUT_FORMATS: Final = ("PNG", "JPEG", "WEBP")
@@ -48,7 +53,12 @@ def open_picture(picture: Picture) -> Image.Image:
 
 
 def encode(image: Image.Image, image_format: ImageFormat) -> bytes:
-    """`image` as a file; JPEG, which has no alpha, gets white ground."""
+    """`image` as a file; JPEG, which has no alpha, gets white ground.
+
+    Raises Refusal for one that is too long for the format.
+    """
+    if max(image.size) > SIDE_PIXELS_MAX[image_format]:
+        raise Refusal("input", f"a side is longer than {image_format} has numbers for")
     if image_format == "jpeg" and image.mode == "RGBA":
         image = flatten(image)
     attempts = _ENCODINGS[image_format]

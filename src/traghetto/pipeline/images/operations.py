@@ -40,6 +40,7 @@ from traghetto.pipeline.images.prices import (
 from traghetto.pipeline.images.work import Work
 from traghetto.pipeline.stages.pictures import EDITED_PIXELS_MIN, REFERENCE_BYTES_MAX, Wanted
 from traghetto.wire.chat import requested_model
+from traghetto.wire.image_format import SIDE_PIXELS_MAX, ImageFormat
 from traghetto.wire.images import (
     BackgroundRequest,
     EditRequest,
@@ -226,6 +227,7 @@ class Edit(ImageOperation):
         self, request_id: str, request: EditRequest, pictures: Sequence[Picture], model: Model
     ) -> Work:
         size = _edited_size(request, pictures[0])
+        _check_sides(size or Size(pictures[0].width, pictures[0].height), request.format)
         return Work(
             call=EditCall(
                 request_id=request_id,
@@ -365,6 +367,16 @@ def _edited_size(request: EditRequest, picture: Picture) -> Size | None:
     if request.resolution is None:
         return shape.scaled_to(picture.width * picture.height)
     return shape.scaled_to(tier_pixels(request.resolution))
+
+
+def _check_sides(size: Size, image_format: ImageFormat) -> None:
+    """Raise INVALID_REQUEST if the format that was asked for has no numbers for such a size."""
+    side_max = SIDE_PIXELS_MAX[image_format]
+    if max(size.width, size.height) > side_max:
+        text = sentences.SIDE_TOO_LONG.format(
+            width=size.width, height=size.height, format=image_format, side_max=side_max
+        )
+        raise refusal([custom_issue(("output_format",), text)])
 
 
 def _upscaled_size(picture: Picture, scale: float) -> Size:
