@@ -114,6 +114,23 @@ def test_images_are_generated(gateway: RunningGateway, key: str, form_: str) -> 
         assert answer.headers[f"x-venice-{flag}"] == "false"
 
 
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_references_are_bounded_by_their_bytes(
+    gateway: RunningGateway, key: str, head: str
+) -> None:
+    """The last one that is taken, also in lines, and the first one that is not."""
+    body = {"model": "painter", "prompt": "a lagoon", "width": 128, "height": 128}
+    full = png().ljust(8 << 20, b"\0")
+
+    def asked(text: str) -> Answer:
+        reference = {"image": head + text}
+        return ask(gateway, key, body | {"style_references": [reference]}, path=GENERATE)
+
+    assert images_in(asked(base64_text(full)))
+    assert images_in(asked(base64.encodebytes(full).decode()))
+    assert_published(asked(base64_text(full + b"\0")), "PAYLOAD_TOO_LARGE")
+
+
 def test_a_seed_makes_the_same_image_again(gateway: RunningGateway, key: str) -> None:
     """And another seed another one."""
     body = {"model": "painter", "prompt": "a lagoon", "width": 256, "height": 256, "seed": 7}

@@ -421,14 +421,18 @@ def test_the_size_of_a_file_is_bounded(desk):
     """The last byte that is taken, and the first that is not; of the file, not of its base64."""
     plain = encoded(scene(64, 64), "PNG")
     reader = ImageReader(desk.workers, file_bytes_max=len(plain), seconds_max=60)
-    rules = ImageRules()
+    rules, less = ImageRules(), ImageRules(file_bytes_max=len(plain) - 1)
     assert desk.run(reader.read(plain, rules)).data is plain
+    assert desk.run(desk.reader.read(plain, ImageRules(file_bytes_max=len(plain)))).data is plain
     text = base64.b64encode(plain).decode()
     assert desk.run(reader.read_base64(text, rules)).data == plain
     for work in (
         lambda: reader.read(plain + b"x", rules),
         lambda: reader.read_base64(base64.b64encode(plain + b"x").decode(), rules),
         lambda: reader.read_base64(text + " " * len(plain), rules),
+        lambda: desk.reader.read(plain, less),
+        lambda: desk.reader.read_base64(text, less),
+        lambda: reader.read(plain + b"x", ImageRules(file_bytes_max=len(plain) + 1)),
     ):
         with pytest.raises(ImageRefused) as caught:
             desk.run(work())

@@ -49,6 +49,8 @@ _Answer = TypeVar("_Answer")
 class ImageRules(msgspec.Struct, frozen=True, kw_only=True):
     """Which sizes of an image are taken."""
 
+    file_bytes_max: int | None = None
+    """None for the bound of the reader; never more than that."""
     side_pixels_min: int = 64
     pixels_min: int = 0
     pixels_max: int = IMAGE_PIXELS_MAX
@@ -93,8 +95,8 @@ class ImageReader:
 
     async def read(self, data: bytes, rules: ImageRules, *, principal: str = "") -> ReadImage:
         """The image in a file; raises ImageRefused and WorkersBusy."""
-        if len(data) > self._file_bytes_max:
-            raise self._file_too_large()
+        if len(data) > (file_bytes_max := self._bound(rules)):
+            raise _file_too_large(file_bytes_max)
         if sniff(data) is None:
             raise ImageRefused(ImageFault.UNREADABLE, "not an image of a format that is read here")
         return await self._read(data, rules, principal, given=data)
@@ -105,8 +107,8 @@ class ImageReader:
         The media type that a data URL declares is ignored: the bytes decide. White space and the
         URL-safe alphabet are taken, and padding may be missing.
         """
-        if len(text) > self._file_bytes_max // 2 * 3:
-            raise self._file_too_large()
+        if len(text) > (file_bytes_max := self._bound(rules)) // 2 * 3:
+            raise _file_too_large(file_bytes_max)
         if not text.isascii():
             raise ImageRefused(ImageFault.UNREADABLE, "not base64")
         pieces = []
@@ -158,9 +160,9 @@ class ImageReader:
         self, data: bytes | list[bytes], rules: ImageRules, principal: str, given: bytes = b""
     ) -> ReadImage:
         job = {
-            "data": data,
-            "file_bytes_max": self._file_bytes_max,
             **msgspec.structs.asdict(rules),
+            "data": data,
+            "file_bytes_max": self._bound(rules),
         }
         answer = await self._run(_READ, job, Answer, principal)
         return ReadImage(
@@ -186,7 +188,10 @@ class ImageReader:
         except msgspec.ValidationError as error:
             raise ImageRefused(ImageFault.UNREADABLE, "the worker answered nonsense") from error
 
-    def _file_too_large(self) -> ImageRefused:
-        return ImageRefused(
-            ImageFault.FILE_TOO_LARGE, f"a file of more than {self._file_bytes_max} bytes"
-        )
+    def _bound(self, rules: ImageRules) -> int:
+        """The largest file that may be read."""
+        return min(self._file_bytes_max, rules.file_bytes_max or self._file_bytes_max)
+
+
+def _file_too_large(bytes_max: int) -> ImageRefused:
+    return ImageRefused(ImageFault.FILE_TOO_LARGE, f"a file of more than {bytes_max} bytes")

@@ -33,8 +33,6 @@ SIDE_PIXELS_MIN: Final = 64
 EDITED_PIXELS_MIN: Final = 65_536
 """Of images that are changed or enlarged; those that are only looked at have no such bound."""
 REFERENCE_BYTES_MAX: Final = 8 << 20
-DATA_URL_BYTES_MAX: Final = 256
-"""What may stand before the base64 of a data URL."""
 BUSY_SECONDS: Final = 2
 """When to try again while every worker is taken."""
 
@@ -101,14 +99,14 @@ async def read_picture(
     WebP a PNG or JPEG, because some servers of chat models read no other format.
     """
     source = wanted.source.source
-    bytes_max = wanted.bytes_max or media.image_bytes_max
+    bytes_max = min(wanted.bytes_max or media.image_bytes_max, media.image_bytes_max)
     rules = ImageRules(
+        file_bytes_max=bytes_max,
         side_pixels_min=SIDE_PIXELS_MIN,
         pixels_min=wanted.pixels_min,
         pixels_max=media.image_pixels_max,
     )
     try:
-        _check_size(source, bytes_max)
         if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
             source = await media.fetcher.fetch(
                 source,
@@ -153,13 +151,6 @@ def no_room() -> ApiError:
         retry_after_seconds=BUSY_SECONDS,
         reason="the images of other requests fill the memory meant for them",
     )
-
-
-def _check_size(source: Source, bytes_max: int) -> None:
-    """Raise ImageRefused for a file, or base64 of one, above `bytes_max`."""
-    size = len(source) if isinstance(source, bytes) else len(source) // 4 * 3 - DATA_URL_BYTES_MAX
-    if size > bytes_max:
-        raise ImageRefused(ImageFault.FILE_TOO_LARGE, f"a file of more than {bytes_max} bytes")
 
 
 def _chat_code(fault: ImageFault, source: Source) -> Code:
