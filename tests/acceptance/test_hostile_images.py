@@ -373,6 +373,27 @@ def test_chats_are_answered_while_every_worker_hangs(gateway: RunningGateway) ->
         assert [each.result().status for each in edits] == [200] * 6
 
 
+@pytest.mark.parametrize("workers_max", [1, 2])
+def test_images_are_read_while_engines_compute(tmp_path: Path, workers_max: int) -> None:
+    """Engines of our own never have the last process, however many they are given to do."""
+    broken = png()[:-20]
+    with running_gateway(tmp_path, TOML, media_workers_max=workers_max) as gateway:
+        painter, other = gateway.new_key(), gateway.new_key()
+        large = {"image": base64_text(encoded(picture(2000, 2000), "jpeg")), "scale": 2}
+        with ThreadPoolExecutor(3) as clients:
+            made = [clients.submit(ask, gateway, painter, large, path=UPSCALE[0]) for _ in range(3)]
+            wait_until(lambda: gateway.gateway.book.open_holds == 3)
+            workers = gateway.gateway._workers
+            (pid,) = set(workers.process_ids) - {idle.pid for idle in workers._idle}
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                answer = ask(gateway, other, {"image": base64_text(broken)}, path=BACKGROUND[0])
+                assert_published(answer, "CORRUPTED_IMAGE")
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert [each.result().status for each in made] == [200] * 3
+
+
 def test_the_largest_files_do_not_hold_the_event_loop(gateway: RunningGateway) -> None:
     """However they are sent: of one turn of the loop it is the processor time that is measured."""
     key = gateway.new_key()

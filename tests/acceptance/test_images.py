@@ -114,6 +114,23 @@ def test_images_are_generated(gateway: RunningGateway, key: str, form_: str) -> 
         assert answer.headers[f"x-venice-{flag}"] == "false"
 
 
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_references_are_bounded_by_their_bytes(
+    gateway: RunningGateway, key: str, head: str
+) -> None:
+    """The last one that is taken, also in lines, and the first one that is not."""
+    body = {"model": "painter", "prompt": "a lagoon", "width": 128, "height": 128}
+    full = png().ljust(8 << 20, b"\0")
+
+    def asked(text: str) -> Answer:
+        reference = {"image": head + text}
+        return ask(gateway, key, body | {"style_references": [reference]}, path=GENERATE)
+
+    assert images_in(asked(base64_text(full)))
+    assert images_in(asked(base64.encodebytes(full).decode()))
+    assert_published(asked(base64_text(full + b"\0")), "PAYLOAD_TOO_LARGE")
+
+
 def test_a_seed_makes_the_same_image_again(gateway: RunningGateway, key: str) -> None:
     """And another seed another one."""
     body = {"model": "painter", "prompt": "a lagoon", "width": 256, "height": 256, "seed": 7}
@@ -237,6 +254,37 @@ def test_an_edit_has_the_proportions_asked_for(gateway: RunningGateway, key: str
     assert abs(width * height - 320 * 256) < 2000
     tier = send(gateway, key, EDIT, "image", png(), "form", prompt=PROMPT, resolution="1K")
     assert abs(image_of(tier).size[0] * image_of(tier).size[1] - 1024**2) < 5000
+
+
+@pytest.mark.parametrize(
+    ("output_format", "width", "most"), [("webp", 16_384, 16_383), ("jpeg", 70_000, 65_500)]
+)
+def test_an_edit_fits_into_the_format_asked_for(
+    gateway: RunningGateway, key: str, output_format: str, width: int, most: int
+) -> None:
+    """What no file of it can hold is refused before anything is paid for; PNG holds it."""
+    before = spent(gateway, key)
+    long = encoded(Image.new("P", (width, 64)))
+    answer = send(
+        gateway, key, EDIT, "image", long, "base64", prompt=PROMPT, output_format=output_format
+    )
+    assert answer.status == 400
+    assert answer.json["issues"] == [
+        {
+            "code": "custom",
+            "path": ["output_format"],
+            "message": f"The image would be {width} x 64 pixels, and a side of {output_format} "
+            f"has at most {most}",
+        }
+    ]
+    body, headers = form(
+        {"prompt": PROMPT, "output_format": output_format}, [("images", long), ("images", png())]
+    )
+    answer = ask(gateway, key, body, path=MULTI_EDIT, headers=headers)
+    assert answer.status == 400
+    assert spent(gateway, key) == before
+    kept = image_of(send(gateway, key, EDIT, "image", long, "base64", prompt=PROMPT))
+    assert kept.size == (width, 64)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -158,9 +158,11 @@ def test_work_that_no_replica_does_is_refused_and_held_against_nobody() -> None:
         ([], K.BROKEN, 2),
         ([EngineImage(b"")], K.BROKEN, 2),
         ([EngineImage(b"<html>an image")], K.BROKEN, 2),
+        ([EngineImage(b"GIF88a" + bytes(64))], K.BROKEN, 2),
+        ([EngineImage(b"\0\0\0\x18ftypmp42\0\0\0\0avifmif1")], K.BROKEN, 2),
         ([EngineImage(png() + b"x" * 100_000)], K.UNUSABLE, 1),
     ],
-    ids=["none", "empty", "no image", "too large"],
+    ids=["none", "empty", "no image", "no GIF", "a film", "too large"],
 )
 def test_an_answer_that_is_none_counts_against_the_backend(
     images: list[EngineImage], kind: FailureKind, calls: int, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +176,18 @@ def test_an_answer_that_is_none_counts_against_the_backend(
         assert painter.calls == calls
         assert pool.members[0].breaker._consecutive == calls
         assert pool.members[0].outstanding == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("brand", [b"heim", b"hevc", b"heic", b"avis", b"avif"])
+def test_whatever_the_gateway_reads_is_taken_from_a_backend(brand: bytes) -> None:
+    """One table says what an image is, of callers and of backends."""
+    image = EngineImage(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1miaf")
+
+    async def test() -> None:
+        pool, _, _ = pool_of(giving([image]))
+        assert await pool.generate(GENERATE, "alice") == [image]
 
     run(test)
 

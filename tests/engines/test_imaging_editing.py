@@ -247,6 +247,15 @@ def test_composing_makes_heights_alike() -> None:
     assert row.size == (120 + 30 + 1, 60)
 
 
+def test_a_composition_that_no_file_can_hold_is_refused() -> None:
+    """By what was sent, and not as a defect."""
+    long = Image.new("L", (9000, 64))
+    assert edited("side by side", long, long).width > 18_000
+    with pytest.raises(Refusal, match="webp") as refused:
+        edited("side by side", long, long, format="webp")
+    assert refused.value.kind == "input"
+
+
 def test_compositions_are_bounded() -> None:
     """Many large pictures are shrunk to what an answer may have."""
     large = [Image.new("L", (2600, 2600), level) for level in (10, 120, 240)]

@@ -28,11 +28,15 @@ from support.task_process import TaskProcesses
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_protocols import BackgroundCall, UpscaleCall
 from traghetto.engines.imaging import matting as matting_task
-from traghetto.engines.imaging import superresolution
+from traghetto.engines.imaging import onnx_backends, superresolution
 from traghetto.engines.imaging.networks import NetworkFile, network
 from traghetto.engines.imaging.onnx_backends import NetworkRefused, OnnxMatting, OnnxUpscaler
 from traghetto.engines.imaging.tiles import spans
+from traghetto.workers.limits import WorkerLimits
+from traghetto.workers.pool import Workers
 from traghetto.workers.task import Refusal
+
+UPSCALE = UpscaleCall(request_id="r", picture=picture(photograph(64)), width=128, height=128)
 
 
 def upscaled(path: Path, image: Image.Image, width: int, height: int) -> Image.Image:
@@ -254,5 +258,37 @@ def test_engines_check_their_file_and_use_it(tmp_path: Path) -> None:
         with pytest.raises(EngineFailure) as failure:
             await larger.upscale(UpscaleCall(request_id="r", picture=source, width=192, height=192))
         assert failure.value.kind is FailureKind.MISCONFIGURED
+
+    asyncio.run(run())
+
+
+def test_a_network_is_not_refused_because_workers_are_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried as soon as a worker is free; only if none ever is, the operator is told so."""
+    path = enlarger(tmp_path / "sr.onnx")
+
+    async def run() -> None:
+        limits = WorkerLimits(wait_seconds_max=0.05)
+        workers = Workers(limits, processes_max=1, idle_seconds_max=60)
+        try:
+            engine = OnnxUpscaler(workers, path, name="sr")
+            spin = workers.run("traghetto.workers.trials:spin", None, seconds_max=60)
+            computing = asyncio.ensure_future(spin)
+            await asyncio.sleep(0)
+            with pytest.raises(EngineFailure) as busy:
+                await engine.upscale(UPSCALE)
+            assert busy.value.kind is FailureKind.AT_CAPACITY
+            with monkeypatch.context() as patch:
+                patch.setattr(onnx_backends, "BUSY_SECONDS_MAX", 0.0)
+                with pytest.raises(NetworkRefused, match=r"sr\.onnx: .*busy"):
+                    await engine.check()
+            checking = asyncio.ensure_future(engine.check())
+            await asyncio.sleep(0.2)  # it has been told that they are busy, and asks again
+            assert not checking.done()
+            computing.cancel()
+            await checking
+        finally:
+            await workers.aclose()
 
     asyncio.run(run())

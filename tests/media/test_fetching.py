@@ -508,9 +508,82 @@ def test_fetches_at_the_same_time_are_bounded():
             fetcher(allow_networks=LOOPBACK) as made,
         ):
             url = f"http://127.0.0.1:{port}/"
-            fetches = (made.fetch(url, bytes_max=9, seconds_max=SECONDS) for _ in range(40))
-            assert await asyncio.gather(*fetches) == [b"ok"] * 40
-        assert most == fetching.FETCHES_MAX
+            fetches = (
+                made.fetch(url, bytes_max=9, seconds_max=SECONDS, principal=str(number % 10))
+                for number in range(60)
+            )
+            assert await asyncio.gather(*fetches) == [b"ok"] * 60
+            assert most == fetching.FETCHES_MAX
+            most = 0
+            own = (made.fetch(url, bytes_max=9, seconds_max=SECONDS) for _ in range(20))
+            assert await asyncio.gather(*own) == [b"ok"] * 20
+            assert most == fetching.OWN_FETCHES_MAX
+            assert made._shares == {}
+
+    run(test)
+
+
+class Stuck(Names):
+    """Names below `stuck.example` are looked up for ever, as by threads: no deadline ends it."""
+
+    def __init__(self, answers: dict[str, list[str]]) -> None:
+        super().__init__(answers)
+        self.stuck = asyncio.Event()
+        self.waiting = 0
+
+    async def resolve(self, host: str) -> Sequence[str]:
+        if host.endswith(".stuck.example"):
+            self.waiting += 1
+            try:
+                await self.stuck.wait()
+            finally:
+                self.waiting -= 1
+        return await super().resolve(host)
+
+
+def test_names_that_hang_hold_up_nobody_else():
+    """One account has a few lookups at once, also of fetches that were given up; the others go on."""
+
+    async def test():
+        names = Stuck({"fine.example": ["127.0.0.1"], "0.stuck.example": ["127.0.0.1"]})
+        async with (
+            server(answering(response("Content-Length: 2", body=b"ok"))) as port,
+            fetcher(resolver=names, allow_networks=LOOPBACK) as made,
+        ):
+
+            def fetch(host: str, principal: str, seconds_max: float):
+                url = f"http://{host}:{port}/"
+                return made.fetch(url, bytes_max=9, seconds_max=seconds_max, principal=principal)
+
+            for start in (0, 20):
+                stuck = [
+                    fault(fetch(f"{number}.stuck.example", "slow", 0.2))
+                    for number in range(start, start + 20)
+                ]
+                assert set(await asyncio.gather(*stuck)) == {FetchFault.TIMED_OUT}
+                assert names.waiting == fetching.OWN_FETCHES_MAX
+                assert await fetch("fine.example", "other", SECONDS) == b"ok"
+            assert await fault(fetch("fine.example", "slow", 0.2)) is FetchFault.TIMED_OUT
+            names.stuck.set()
+            assert await fetch("fine.example", "slow", SECONDS) == b"ok"
+            assert made._shares == {}
+
+    run(test)
+
+
+def test_closing_ends_lookups():
+    """A fetch whose name is still looked up is cut off, and nothing is left behind."""
+
+    async def test():
+        names = Stuck({})
+        async with fetcher(resolver=names) as made:
+            fetch = made.fetch("http://0.stuck.example/", bytes_max=9, seconds_max=SECONDS)
+            fetching_it = asyncio.ensure_future(fault(fetch))
+            while names.waiting == 0:
+                await asyncio.sleep(0)
+        assert names.waiting == 0
+        assert await fetching_it is FetchFault.UNREACHABLE
+        assert made._shares == {}
 
     run(test)
 

@@ -22,8 +22,8 @@ from support.pictures import (
     scene,
     with_png_chunks,
 )
-from traghetto.media.formats import ImageFileFormat, sniff
 from traghetto.media.images import ImageFault, ImageReader, ImageRefused, ImageRules
+from traghetto.wire.image_files import ImageFileFormat, sniff
 from traghetto.workers.failures import WorkersBusy
 from traghetto.workers.limits import WorkerLimits
 from traghetto.workers.pool import Workers
@@ -421,14 +421,18 @@ def test_the_size_of_a_file_is_bounded(desk):
     """The last byte that is taken, and the first that is not; of the file, not of its base64."""
     plain = encoded(scene(64, 64), "PNG")
     reader = ImageReader(desk.workers, file_bytes_max=len(plain), seconds_max=60)
-    rules = ImageRules()
+    rules, less = ImageRules(), ImageRules(file_bytes_max=len(plain) - 1)
     assert desk.run(reader.read(plain, rules)).data is plain
+    assert desk.run(desk.reader.read(plain, ImageRules(file_bytes_max=len(plain)))).data is plain
     text = base64.b64encode(plain).decode()
     assert desk.run(reader.read_base64(text, rules)).data == plain
     for work in (
         lambda: reader.read(plain + b"x", rules),
         lambda: reader.read_base64(base64.b64encode(plain + b"x").decode(), rules),
         lambda: reader.read_base64(text + " " * len(plain), rules),
+        lambda: desk.reader.read(plain, less),
+        lambda: desk.reader.read_base64(text, less),
+        lambda: reader.read(plain + b"x", ImageRules(file_bytes_max=len(plain) + 1)),
     ):
         with pytest.raises(ImageRefused) as caught:
             desk.run(work())
@@ -480,6 +484,14 @@ def test_what_is_not_base64_of_an_image_is_unreadable(desk, text):
     with pytest.raises(ImageRefused) as caught:
         desk.run(desk.reader.read_base64(text, ImageRules()))
     assert caught.value.fault is ImageFault.UNREADABLE
+
+
+@pytest.mark.parametrize(("width", "name"), [(65_500, "jpeg"), (65_501, "png"), (70_000, "png")])
+def test_pictures_that_are_too_long_for_jpeg_are_handed_on_as_png(desk, width, name):
+    """However large they are: no JPEG can hold them."""
+    data = encoded(Image.new("P", (width, 65)), "PNG")
+    read = desk.read(data)
+    assert (read.format, read.width, read.height) == (name, width, 65)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

@@ -28,6 +28,7 @@ from traghetto.workers.failures import (
 )
 from traghetto.workers.limits import WorkerLimits
 from traghetto.workers.pool import Workers
+from traghetto.workers.share import Share
 
 TRIAL = "traghetto.workers.trials:"
 SECONDS = 30.0
@@ -405,6 +406,96 @@ def test_waiting_is_bounded_in_number_and_time(run):
                 await waiting
             running.cancel()
             await asyncio.wait([running])
+
+    run(test)
+
+
+def test_long_tasks_leave_room_for_short_ones(run):
+    """However many of a share run and wait, the rest of the pool is for the others."""
+
+    async def test():
+        async with pool(processes_max=2) as workers:
+            share = Share(workers, processes_max=1)
+            long = [
+                asyncio.ensure_future(share.run(TRIAL + "spin", None, seconds_max=SECONDS))
+                for _ in range(4)
+            ]
+            await until(lambda: bool(workers.process_ids))
+            assert await asyncio.gather(*(trial(workers, "echo", n) for n in range(4))) == [
+                *range(4)
+            ]
+            assert not any(task.done() for task in long)
+            for task in long[:3]:
+                task.cancel()
+            await asyncio.wait(long[:3])
+            long[3].cancel()
+            await asyncio.wait(long)
+            assert await share.run(TRIAL + "echo", 5, seconds_max=SECONDS) == 5
+
+    run(test)
+
+
+def test_waiting_in_a_share_is_bounded_in_number_and_time(run):
+    """Like that for a process of the pool."""
+
+    async def test():
+        async with pool(processes_max=2, tasks_waiting_max=1, wait_seconds_max=0.2) as workers:
+            share = Share(workers, processes_max=1)
+            running = asyncio.ensure_future(share.run(TRIAL + "spin", None, seconds_max=SECONDS))
+            await asyncio.sleep(0)
+            waiting = asyncio.ensure_future(share.run(TRIAL + "echo", 1, seconds_max=SECONDS))
+            await asyncio.sleep(0)
+            with pytest.raises(WorkersBusy, match="1 long tasks wait already"):
+                await share.run(TRIAL + "echo", 2, seconds_max=SECONDS)
+            with pytest.raises(WorkersBusy, match=r"no process was free for 0\.2 s"):
+                await waiting
+            running.cancel()
+            await asyncio.wait([running])
+
+    run(test)
+
+
+def test_principals_take_turns(run):
+    """Who has one task to be done does not wait for all that another has; each one's own keep
+    their order."""
+
+    async def test():
+        async with pool() as workers:
+            ended = []
+
+            async def one(principal, number):
+                await workers.run(TRIAL + "echo", None, seconds_max=SECONDS, principal=principal)
+                ended.append((principal, number))
+
+            many = [("a", number) for number in range(6)]
+            await asyncio.gather(*(one(*each) for each in [*many, ("b", 0), ("b", 1), ("c", 0)]))
+            assert [each for each in ended if each[0] == "a"] == many
+            assert ended[:6] == [*many[:2], ("b", 0), ("c", 0), ("a", 2), ("b", 1)]
+
+    run(test)
+
+
+def test_nobody_takes_all_the_places_in_which_tasks_wait(run):
+    """Half of them stay for others."""
+
+    async def test():
+        async with pool(tasks_waiting_max=4) as workers:
+            tasks = [
+                asyncio.ensure_future(
+                    workers.run(TRIAL + name, None, seconds_max=SECONDS, principal="a")
+                )
+                for name in ("spin", "echo", "echo")
+            ]
+            await asyncio.sleep(0)
+            with pytest.raises(WorkersBusy):
+                await workers.run(TRIAL + "echo", None, seconds_max=SECONDS, principal="a")
+            other = asyncio.ensure_future(
+                workers.run(TRIAL + "echo", 7, seconds_max=SECONDS, principal="b")
+            )
+            await asyncio.sleep(0)
+            tasks[0].cancel()
+            assert await other == 7
+            await asyncio.wait(tasks)
 
     run(test)
 

@@ -71,6 +71,12 @@ def test_unknown_key_is_refused_with_the_nearest():
     [
         ({"port": "80"}, {}, {}, "port: expected a whole number, got text"),
         ({"port": 70000}, {}, {}, "port: expected a whole number of at most 65535"),
+        (
+            {"image_pixels_max": 33_177_601},
+            {},
+            {},
+            "image_pixels_max: expected a whole number of at most 33177600",
+        ),
         ({"durability": "ful"}, {}, {}, "choose one of full, normal"),
         ({"upstreams": {}}, {}, {}, "upstreams: write each upstream as a `[[upstreams]]` table"),
         ({"upstreams": [{"name": "a"}]}, {}, {}, "upstreams[0]: `url` is missing"),

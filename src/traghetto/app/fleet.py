@@ -62,6 +62,7 @@ from traghetto.engines.imaging.onnx_backends import (
     OnnxUpscaler,
     version_of,
 )
+from traghetto.engines.imaging.work import Workers
 from traghetto.engines.llama.backend import LlamaBackend
 from traghetto.engines.llama.library import LlamaOptions
 from traghetto.engines.member import CountAttempt, Report
@@ -80,7 +81,6 @@ from traghetto.settings import Settings, SimulatorFault, Upstream
 from traghetto.telemetry import Metrics, log_event
 from traghetto.wire.capabilities import Capabilities
 from traghetto.wire.completion import decode_answer
-from traghetto.workers.pool import Workers
 
 SIMULATOR_ID: Final = "simulator"
 LISTING_BYTES_MAX: Final = 1 << 20
@@ -106,7 +106,7 @@ class Built:
 
 
 class FleetBuilder:
-    """Builds the fleets of one gateway."""
+    """Builds the fleets of one gateway; engines of our own compute in `workers`."""
 
     def __init__(
         self,
@@ -117,7 +117,6 @@ class FleetBuilder:
         workers: Workers,
     ) -> None:
         self._launch = launch
-        self._workers = workers
         self._clock = clock
         self._metrics = metrics
         self._count_accounts = count_accounts

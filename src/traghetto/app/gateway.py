@@ -52,6 +52,7 @@ from traghetto.telemetry import Metrics, configure_logging, log_event
 from traghetto.wire.schema import validator_for
 from traghetto.workers.limits import WorkerLimits
 from traghetto.workers.pool import Workers
+from traghetto.workers.share import Share
 
 Closing: TypeAlias = ModelPool | ImagePool | Policy
 
@@ -117,11 +118,13 @@ class Gateway:
         self.administration = Administration(self.directory, self.book, journal)
         self._workers = Workers(
             WorkerLimits(memory_bytes_max=settings.media_worker_memory_bytes_max),
-            processes_max=settings.media_workers_max,
+            processes_max=max(2, settings.media_workers_max),
             idle_seconds_max=WORKER_IDLE_SECONDS_MAX,
         )
+        # An engine may take minutes; reading an image takes none, and never waits for an engine.
+        engine_workers = Share(self._workers, processes_max=max(1, settings.media_workers_max - 1))
         self._builder = FleetBuilder(
-            launch, clock, self.metrics, self.directory.account_count, self._workers
+            launch, clock, self.metrics, self.directory.account_count, engine_workers
         )
         self.services = Services(
             settings=settings,
@@ -153,7 +156,7 @@ class Gateway:
         )
         self.metrics.watch(
             "traghetto_media_workers",
-            "Processes that decode and compute images, of `media_workers_max`.",
+            "Processes that decode and compute images, of `media_workers_max`, and two at least.",
             lambda: self._workers.processes,
         )
         self.metrics.watch(

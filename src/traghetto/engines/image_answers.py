@@ -10,34 +10,24 @@ import base64
 import binascii
 from typing import Any, Final
 
+from traghetto.bounds import MADE_FILE_BYTES_MAX
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_protocols import EngineImage
+from traghetto.wire.image_files import sniff
 
-IMAGE_BYTES_MAX: Final = 64 << 20
+IMAGE_BYTES_MAX: Final = MADE_FILE_BYTES_MAX
 """The largest encoded image that is taken from a backend."""
 JSON_IMAGES_BYTES_MAX: Final = 128 << 20
 """The largest JSON answer with images in it, in base64: one of the largest, or many usual ones."""
 SEEDS: Final = 1 << 32
 """Backends disagree about negative and large seeds; all take those below this number."""
 
-_SIGNATURES: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
-_BRANDS: Final = frozenset({b"avif", b"avis", b"heic", b"heix", b"mif1"})
-
-
-def is_image(data: bytes) -> bool:
-    """Whether `data` begins like an image of a format that the gateway reads."""
-    return (
-        data.startswith(_SIGNATURES)
-        or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
-        or (data[4:8] == b"ftyp" and data[8:12] in _BRANDS)
-    )
-
 
 def checked_image(image: EngineImage) -> EngineImage:
     """`image`; raises EngineFailure UNUSABLE if it is too large, BROKEN if it is no image."""
     if len(image.data) > IMAGE_BYTES_MAX:
         raise EngineFailure(FailureKind.UNUSABLE, "an image of the answer is too large")
-    if not is_image(image.data):
+    if sniff(image.data) is None:
         raise EngineFailure(FailureKind.BROKEN, "what the backend calls an image is none")
     return image
 

@@ -58,5 +58,8 @@ EXACTLY_ONE_OF: Final = "Exactly one of {first} and {second} is required"
 NO_ROOM_TO_UPSCALE: Final = (
     "The image cannot be upscaled: the result may have at most {pixels_max} pixels"
 )
+SIDE_TOO_LONG: Final = (
+    "The image would be {width} x {height} pixels, and a side of {format} has at most {side_max}"
+)
 HEIF_NOT_READ: Final = "HEIF images are not read by this server. Send PNG, JPEG, WebP or AVIF."
 IMAGES_AS_FILES: Final = "A form carries images as files"

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from traghetto.media.faults import ImageFault, refusal
-from traghetto.media.formats import ImageFileFormat, sniff
 from traghetto.media.structure import Admit, Broken, Cut, cut_jpeg, cut_png, cut_webp
-from traghetto.wire.image_format import ImageFormat
+from traghetto.wire.image_files import ImageFileFormat, sniff
+from traghetto.wire.image_format import SIDE_PIXELS_MAX, ImageFormat
 from traghetto.workers.task import Refusal
 
 if TYPE_CHECKING:
@@ -258,7 +258,8 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 def _encode(image: Image.Image) -> tuple[bytes, ImageFormat]:
     """For the next one in line, who may not read what we read: fast, and as good as lossless."""
     target = io.BytesIO()
-    if image.mode != "RGBA" and image.width * image.height > _LARGE_PIXELS:
+    fits_jpeg = image.mode != "RGBA" and max(image.size) <= SIDE_PIXELS_MAX["jpeg"]
+    if fits_jpeg and image.width * image.height > _LARGE_PIXELS:
         image.save(target, "JPEG", quality=95, subsampling=0)
         return target.getvalue(), "jpeg"
     image.save(target, "PNG", compress_level=1)

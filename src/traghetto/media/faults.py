@@ -8,7 +8,7 @@ from traghetto.workers.task import Refusal
 
 
 class ImageFault(enum.Enum):
-    """Why an image is not taken; one total map per family of endpoints makes it a code."""
+    """Why an image is not taken; one total map makes it a code."""
 
     UNREADABLE = "unreadable"
     """Not an image of a format that we read, or broken, or one that no decoder gets done with."""

@@ -4,7 +4,8 @@ A host is resolved once. If any of its addresses is not public, nothing is fetch
 connection goes to one of these very addresses, so that a second answer of the name server changes
 nothing. The HTTP library is given addresses only, and what opens its sockets looks at each once
 more. Redirects are not followed; nothing of the gateway goes along, neither cookies nor a proxy of
-its environment. Every size and the whole time are bounded.
+its environment. Every size and the whole time are bounded, and so is what one principal has under
+way.
 
 Texts of exceptions hold no part of a URL: it can be a secret.
 """
@@ -16,7 +17,7 @@ import enum
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol
 
@@ -33,12 +34,15 @@ CONNECT_SECONDS_MAX: Final = 3.0
 """For each address of a host."""
 ADDRESSES_TRIED_MAX: Final = 3
 FETCHES_MAX: Final = 16
-"""At the same time; further ones wait, on their own time."""
+"""Connections at the same time; further ones wait, on their own time."""
+OWN_FETCHES_MAX: Final = 4
+"""Fetches and lookups of one principal at the same time, likewise."""
 HEADER_LINE_BYTES_MAX: Final = 16_384
 HEADERS_MAX: Final = 100
 _READ_BYTES: Final = 262_144
-_LOOKUPS_MAX: Final = 8
-"""Names looked up at the same time: the system's resolver takes a thread for each."""
+_LOOKUPS_MAX: Final = 32
+"""Names looked up at the same time: the system's resolver takes a thread for each, and keeps it
+when nobody waits any more."""
 
 AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 """As `socket.getaddrinfo` answers it: family, kind, protocol, name, and where to connect to."""
@@ -46,7 +50,7 @@ OpenSocket = Callable[[AddressInfo], socket.socket]
 
 
 class FetchFault(enum.Enum):
-    """Why there is nothing; one total map per family of endpoints makes it a code."""
+    """Why there is nothing. A caller is told whether it was TOO_LARGE, an operator the reason."""
 
     FORBIDDEN = "forbidden"
     """The URL leads where nothing is fetched from."""
@@ -73,7 +77,7 @@ class FetchRefused(Exception):
 class Resolver(Protocol):
     """Where the addresses of names come from."""
 
-    async def resolve(self, host: str) -> Sequence[str]:
+    def resolve(self, host: str) -> Coroutine[Any, Any, Sequence[str]]:
         """The addresses of `host`; raises OSError if it has none."""
         ...
 
@@ -97,6 +101,17 @@ class SystemResolver:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class _Share:
+    """What one principal may have done at the same time."""
+
+    def __init__(self, principal: str) -> None:
+        self.principal: Final = principal
+        self.fetches: Final = asyncio.Semaphore(OWN_FETCHES_MAX)
+        self.lookups: Final = asyncio.Semaphore(OWN_FETCHES_MAX)
+        self.members = 0
+        """Its fetches and lookups, also those that wait."""
+
+
 class Fetcher:
     """Fetches files by URL. One per gateway; belongs to one event loop."""
 
@@ -118,13 +133,19 @@ class Fetcher:
         self._ssl_context = ssl_context
         self._allow_networks = tuple(map(ipaddress.ip_network, allow_networks))
         self._allow_ports = frozenset(allow_ports)
-        self._turns = asyncio.Semaphore(FETCHES_MAX)
+        self._connections = asyncio.Semaphore(FETCHES_MAX)
+        self._shares: dict[str, _Share] = {}
+        """Of the principals that fetch, or for whom a name is still looked up."""
+        self._lookups: set[asyncio.Task[Sequence[str]]] = set()
         self._session: aiohttp.ClientSession | None = None
 
-    async def fetch(self, url: str, *, bytes_max: int, seconds_max: float) -> bytes:
+    async def fetch(
+        self, url: str, *, bytes_max: int, seconds_max: float, principal: str = ""
+    ) -> bytes:
         """The body of the answer to a GET; raises FetchRefused.
 
-        `seconds_max` counts from now until the last byte.
+        `seconds_max` counts from now until the last byte. `principal`, an account, has a share of
+        what can be done at once: servers and names that hang hold up its own fetches only.
         """
         try:
             locator = parse(url)
@@ -132,29 +153,75 @@ class Fetcher:
             raise FetchRefused(FetchFault.MALFORMED, str(error)) from None
         except LocalName as error:
             raise FetchRefused(FetchFault.FORBIDDEN, str(error)) from None
+        share = self._join(principal)
         try:
-            async with asyncio.timeout(seconds_max), self._turns:
-                addresses = await self._addresses(locator)
-                return await self._fetch(locator, addresses, bytes_max)
+            async with asyncio.timeout(seconds_max), share.fetches:
+                addresses = await self._addresses(locator, principal)
+                async with self._connections:
+                    return await self._fetch(locator, addresses, bytes_max)
         except TimeoutError:
             reason = f"not fetched within {seconds_max:g} s"
             raise FetchRefused(FetchFault.TIMED_OUT, reason) from None
+        finally:
+            self._leave(share)
 
     async def aclose(self) -> None:
         """Close what is open; fetches that run are cut off."""
         self._resolver.close()
+        for lookup in list(self._lookups):
+            lookup.cancel()
+        await asyncio.gather(*self._lookups, return_exceptions=True)
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
 
-    async def _addresses(self, locator: Locator) -> list[Address]:
+    def _join(self, principal: str) -> _Share:
+        """The share of `principal`, which is kept until whoever has joined has left."""
+        share = self._shares.setdefault(principal, _Share(principal))
+        share.members += 1
+        return share
+
+    def _leave(self, share: _Share) -> None:
+        share.members -= 1
+        if share.members == 0:
+            del self._shares[share.principal]
+
+    async def _resolve(self, host: str, principal: str) -> Sequence[str]:
+        """The addresses of `host`; raises OSError.
+
+        A lookup cannot be called off. Its place is free when it has ended, and not when its
+        fetch has been given up: who names hosts that hang waits for them, and nobody else.
+        """
+        share = self._join(principal)
+        try:
+            await share.lookups.acquire()
+        except BaseException:
+            self._leave(share)
+            raise
+        lookup = asyncio.create_task(self._resolver.resolve(host))
+        self._lookups.add(lookup)
+
+        def end(_: object) -> None:
+            self._lookups.discard(lookup)
+            share.lookups.release()
+            self._leave(share)
+            if not lookup.cancelled():
+                lookup.exception()  # looked at, although nobody may wait for it any more
+
+        lookup.add_done_callback(end)
+        await asyncio.wait([lookup])  # and leave it alone if there is no time left for it
+        if lookup.cancelled():
+            raise OSError("nothing is looked up any more")
+        return lookup.result()
+
+    async def _addresses(self, locator: Locator, principal: str) -> list[Address]:
         """Where `locator` leads; raises FetchRefused unless all of it may be fetched from."""
         if locator.address is not None:
             found = [locator.address]
         else:
             self._check_port(locator.port, is_allowed=bool(self._allow_networks))
             try:
-                answers = await self._resolver.resolve(locator.host)
+                answers = await self._resolve(locator.host, principal)
                 found = [unmapped(ipaddress.ip_address(answer)) for answer in answers]
             except (OSError, ValueError):  # ValueError: an address with a zone, or a name too odd
                 found = []

@@ -13,7 +13,12 @@ import msgspec
 
 from traghetto.media.decoding import decode
 from traghetto.media.faults import ImageFault, refusal
-from traghetto.wire.image_format import WEBP_METHOD_LARGE, WEBP_QUALITIES, ImageFormat
+from traghetto.wire.image_format import (
+    SIDE_PIXELS_MAX,
+    WEBP_METHOD_LARGE,
+    WEBP_QUALITIES,
+    ImageFormat,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +26,6 @@ if TYPE_CHECKING:
 
 _BLURRED_SIDE_PIXELS: Final = 24
 """What is left of a blurred picture is so small that no filter brings a face back."""
-_WEBP_SIDE_PIXELS_MAX: Final = 16_383
 _WEBP_THOROUGH_PIXELS_MAX: Final = 2_097_152
 """Above it WebP is encoded with less effort: it takes seconds otherwise."""
 _EXIF_BYTES_MAX: Final = 65_000
@@ -111,6 +115,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _encode(image: Image.Image, name: ImageFormat, metadata: dict[str, str] | None) -> bytes:
     from PIL.PngImagePlugin import PngInfo  # noqa: PLC0415 - only workers pay for it
 
+    if max(image.size) > SIDE_PIXELS_MAX[name]:
+        raise refusal(ImageFault.TOO_LARGE, f"a side is longer than {name} has numbers for")
     options: dict[str, Any] = {}
     kept: dict[str, str] = {}
     if metadata is not None:
@@ -125,8 +131,6 @@ def _encode(image: Image.Image, name: ImageFormat, metadata: dict[str, str] | No
         case "jpeg":
             _on_white(image).save(target, "JPEG", quality=92, **options)
         case "webp":
-            if max(image.size) > _WEBP_SIDE_PIXELS_MAX:
-                raise refusal(ImageFault.TOO_LARGE, "a side is longer than WebP has numbers for")
             return _webp(image, options)
     return target.getvalue()
 

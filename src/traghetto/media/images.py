@@ -13,10 +13,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from traghetto.bounds import IMAGE_FILE_BYTES_MAX, IMAGE_PIXELS_MAX, MADE_FILE_BYTES_MAX
 from traghetto.media.decoding import Answer
 from traghetto.media.faults import ImageFault, ImageRefused
 from traghetto.media.finishing import Finish
-from traghetto.media.formats import sniff
+from traghetto.wire.image_files import sniff
 from traghetto.wire.image_format import ImageFormat
 from traghetto.workers.failures import TaskFailed, TaskRefused, TaskTimedOut, WorkerDied
 from traghetto.workers.pool import Workers
@@ -32,11 +33,6 @@ __all__ = [
 ]
 
 
-FILE_BYTES_MAX: Final = 26_214_400
-PIXELS_MAX: Final = 33_177_600
-"""7680 x 4320."""
-FINISHED_FILE_BYTES_MAX: Final = 67_108_864
-"""Of an image that a backend made, before it is encoded as the caller wants it."""
 _ONE_PIXEL: Final = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
@@ -53,9 +49,11 @@ _Answer = TypeVar("_Answer")
 class ImageRules(msgspec.Struct, frozen=True, kw_only=True):
     """Which sizes of an image are taken."""
 
+    file_bytes_max: int | None = None
+    """None for the bound of the reader; never more than that."""
     side_pixels_min: int = 64
     pixels_min: int = 0
-    pixels_max: int = PIXELS_MAX
+    pixels_max: int = IMAGE_PIXELS_MAX
 
 
 class ReadImage(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,13 +76,16 @@ class ReadImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageReader:
-    """Reads images of callers and finishes images of backends, in worker processes."""
+    """Reads images of callers and finishes images of backends, in worker processes.
+
+    `principal` is for whom: accounts take turns where they have to wait.
+    """
 
     def __init__(
         self,
         workers: Workers,
         *,
-        file_bytes_max: int = FILE_BYTES_MAX,
+        file_bytes_max: int = IMAGE_FILE_BYTES_MAX,
         seconds_max: float = 10.0,
     ) -> None:
         """`seconds_max` bounds each image, not counting the time that it waits for a worker."""
@@ -92,61 +93,78 @@ class ImageReader:
         self._file_bytes_max = file_bytes_max
         self._seconds_max = seconds_max
 
-    async def read(self, data: bytes, rules: ImageRules) -> ReadImage:
+    async def read(self, data: bytes, rules: ImageRules, *, principal: str = "") -> ReadImage:
         """The image in a file; raises ImageRefused and WorkersBusy."""
-        if len(data) > self._file_bytes_max:
-            raise self._file_too_large()
+        if len(data) > (file_bytes_max := self._bound(rules)):
+            raise _file_too_large(file_bytes_max)
         if sniff(data) is None:
             raise ImageRefused(ImageFault.UNREADABLE, "not an image of a format that is read here")
-        return await self._read(data, rules, given=data)
+        return await self._read(data, rules, principal, given=data)
 
-    async def read_base64(self, text: str, rules: ImageRules) -> ReadImage:
+    async def read_base64(self, text: str, rules: ImageRules, *, principal: str = "") -> ReadImage:
         """The image in raw base64 or a data URL; raises ImageRefused and WorkersBusy.
 
         The media type that a data URL declares is ignored: the bytes decide. White space and the
         URL-safe alphabet are taken, and padding may be missing.
         """
-        if len(text) > self._file_bytes_max // 2 * 3:
-            raise self._file_too_large()
+        if len(text) > (file_bytes_max := self._bound(rules)) // 2 * 3:
+            raise _file_too_large(file_bytes_max)
         if not text.isascii():
             raise ImageRefused(ImageFault.UNREADABLE, "not base64")
         pieces = []
         for start in range(0, len(text), _PIECE_CHARACTERS):
             pieces.append(text[start : start + _PIECE_CHARACTERS].encode())
             await asyncio.sleep(0)  # a long text is copied in turns with everything else
-        return await self._read(pieces, rules)
+        return await self._read(pieces, rules, principal)
 
-    async def finish(self, data: bytes, *, format: ImageFormat, finish: Finish) -> bytes:  # noqa: A002 - it is the word
+    async def finish(
+        self,
+        data: bytes,
+        *,
+        format: ImageFormat,  # noqa: A002 - it is the word
+        finish: Finish,
+        principal: str = "",
+    ) -> bytes:
         """A backend's image, encoded anew as `format` and changed as `finish` says.
 
         Raises ImageRefused and WorkersBusy.
         """
-        if len(data) > FINISHED_FILE_BYTES_MAX:
+        if len(data) > MADE_FILE_BYTES_MAX:
             raise ImageRefused(ImageFault.FILE_TOO_LARGE, "the backend's file is too large")
         job = {
             "data": data,
             "format": format,
-            "pixels_max": PIXELS_MAX,
+            "pixels_max": IMAGE_PIXELS_MAX,
             "finish": msgspec.structs.asdict(finish),
         }
-        return await self._run(_FINISH, job, bytes)
+        return await self._run(_FINISH, job, bytes, principal)
 
-    async def blank(self, width: int, height: int, *, format: ImageFormat) -> bytes:  # noqa: A002 - as above
+    async def blank(
+        self,
+        width: int,
+        height: int,
+        *,
+        format: ImageFormat,  # noqa: A002 - as above
+        principal: str = "",
+    ) -> bytes:
         """A black image of a size in pixels; raises WorkersBusy, and ImageRefused if no worker
         gets done with it."""
         return await self.finish(
-            _ONE_PIXEL, format=format, finish=Finish(blank=True, width=width, height=height)
+            _ONE_PIXEL,
+            format=format,
+            finish=Finish(blank=True, width=width, height=height),
+            principal=principal,
         )
 
     async def _read(
-        self, data: bytes | list[bytes], rules: ImageRules, given: bytes = b""
+        self, data: bytes | list[bytes], rules: ImageRules, principal: str, given: bytes = b""
     ) -> ReadImage:
         job = {
-            "data": data,
-            "file_bytes_max": self._file_bytes_max,
             **msgspec.structs.asdict(rules),
+            "data": data,
+            "file_bytes_max": self._bound(rules),
         }
-        answer = await self._run(_READ, job, Answer)
+        answer = await self._run(_READ, job, Answer, principal)
         return ReadImage(
             data=given if answer.data is None else answer.data,
             format=answer.format,
@@ -155,9 +173,13 @@ class ImageReader:
             has_alpha=answer.has_alpha,
         )
 
-    async def _run(self, task: str, job: dict[str, Any], answers: type[_Answer]) -> _Answer:
+    async def _run(
+        self, task: str, job: dict[str, Any], answers: type[_Answer], principal: str
+    ) -> _Answer:
         try:
-            answer = await self._workers.run(task, job, seconds_max=self._seconds_max)
+            answer = await self._workers.run(
+                task, job, seconds_max=self._seconds_max, principal=principal
+            )
             return msgspec.convert(answer, answers)
         except TaskRefused as refused:
             raise ImageRefused(_FAULTS[refused.kind], refused.reason) from None
@@ -166,7 +188,10 @@ class ImageReader:
         except msgspec.ValidationError as error:
             raise ImageRefused(ImageFault.UNREADABLE, "the worker answered nonsense") from error
 
-    def _file_too_large(self) -> ImageRefused:
-        return ImageRefused(
-            ImageFault.FILE_TOO_LARGE, f"a file of more than {self._file_bytes_max} bytes"
-        )
+    def _bound(self, rules: ImageRules) -> int:
+        """The largest file that may be read."""
+        return min(self._file_bytes_max, rules.file_bytes_max or self._file_bytes_max)
+
+
+def _file_too_large(bytes_max: int) -> ImageRefused:
+    return ImageRefused(ImageFault.FILE_TOO_LARGE, f"a file of more than {bytes_max} bytes")

@@ -106,7 +106,9 @@ async def _answer_chat(
     pictures: Sequence[Picture] = ()
     if request.parts.images:  # a chat without any waits for nothing here
         images = images_of(request, model.capabilities)
-        pictures = await read_chat_images(services.media, received, exchange, images)
+        pictures = await read_chat_images(
+            services.media, received, exchange, images, caller.account.id
+        )
         refuse_blocked(await judge_request(services.policy, exchange, "", pictures))  # 15
     job = await prepare(request, pictures, body, choice, pool, exchange.request_id)
     quote = quote_chat(choice.pricing, job.prompt_tokens_bound, job.output_tokens_bound)
@@ -145,7 +147,8 @@ async def _answer_image(
     note_model(fleet, exchange, model)
     pool = authorise(fleet.image_pools, caller, model)  # 12, 13
     request = operation.parse(body, model)  # 14
-    pictures = await read_pictures(services.media, received, exchange, operation.wanted(request))
+    wanted = operation.wanted(request)
+    pictures = await read_pictures(services.media, received, exchange, wanted, caller.account.id)
     work = operation.work(exchange.request_id, request, pictures, model)
     verdict = await judge_request(policy, exchange, work.prompt, pictures)  # 15
     if not work.blanks_violations:

@@ -20,6 +20,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from traghetto.bounds import IMAGE_FILE_BYTES_MAX, IMAGE_PIXELS_MAX, WORKER_MEMORY_BYTES_MAX
 from traghetto.money import parse_usd
 from traghetto.settings.invalid import SettingInvalid
 
@@ -371,23 +372,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "0.04"
     image_bytes_max: Annotated[
         int, Meta(ge=1024, le=67_108_864, description="Size of an image file, in bytes.")
-    ] = 26_214_400
+    ] = IMAGE_FILE_BYTES_MAX
     image_pixels_max: Annotated[
         int,
-        Meta(ge=65_536, le=134_217_728, description="Width times height of an image, in pixels."),
-    ] = 33_177_600
+        Meta(
+            ge=65_536,
+            le=IMAGE_PIXELS_MAX,
+            description="Width times height of an image, in pixels.",
+        ),
+    ] = IMAGE_PIXELS_MAX
     media_workers_max: Annotated[
         int,
         Meta(
             ge=1,
             le=64,
             description="Processes that decode and compute images; none runs before there is "
-            "an image.",
+            "an image. Engines of our own take all but one of them; with 1 they have another one "
+            "beside it.",
         ),
     ] = 2
     media_worker_memory_bytes_max: Annotated[
         int, Meta(ge=268_435_456, description="Address space of each of them, in bytes.")
-    ] = 1_610_612_736
+    ] = WORKER_MEMORY_BYTES_MAX
     media_seconds_max: Annotated[
         float, Meta(gt=0, le=_DAY, description="How long decoding an image may take, in seconds.")
     ] = 10.0

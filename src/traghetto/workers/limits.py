@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from traghetto.bounds import WORKER_MEMORY_BYTES_MAX
+
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of every worker of a pool."""
 
-    memory_bytes_max: int = 1_610_612_736
+    memory_bytes_max: int = WORKER_MEMORY_BYTES_MAX
     """Address space of a process, in bytes; a task beyond it fails with MemoryError."""
     files_open_max: int = 64
     """Descriptors of a process; libraries open their own files while they are imported."""

@@ -5,16 +5,15 @@ Invariants:
   nobody to go to.
 - A place in the pool is free when its process is gone, and not before, so that the memory of all
   workers is bounded at every moment.
-- If any task waits, no process is idle and no place is free: tasks start in the order in which
-  they came.
+- If any task waits, no process is idle and no place is free. Principals take turns, and what each
+  has to be done starts in the order in which it came.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from traghetto.workers import frames, process
 from traghetto.workers.child import Child
@@ -26,6 +25,7 @@ from traghetto.workers.failures import (
     WorkersBusy,
 )
 from traghetto.workers.limits import WorkerLimits
+from traghetto.workers.turns import Turns
 
 
 class Workers:
@@ -37,11 +37,11 @@ class Workers:
         """No process is started before the first task; idle ones end after `idle_seconds_max`."""
         if processes_max < 1:
             raise ValueError("a pool has at least one process")
-        self._limits = limits
+        self.limits: Final = limits
         self._processes_max = processes_max
         self._idle_seconds_max = idle_seconds_max
         self._idle: list[Child] = []
-        self._waiting: deque[asyncio.Future[Child | None]] = deque()
+        self._waiting: Turns[Child | None] = Turns(limits.tasks_waiting_max)
         self._places_taken = 0
         self._children: set[Child] = set()
         self._is_offline: bool | None = None
@@ -64,20 +64,20 @@ class Workers:
         """The ids of the processes that have started and not ended."""
         return [child.pid for child in self._children]
 
-    async def run(self, task: str, payload: Any, *, seconds_max: float) -> Any:
+    async def run(self, task: str, payload: Any, *, seconds_max: float, principal: str = "") -> Any:
         """What the function `task`, `"traghetto.module:function"`, returns for `payload`.
 
         Both values are made of None, bool, int, float, str, bytes, lists and dicts (tuples arrive
-        as lists). `seconds_max` counts from when a process has the task. Cancelling is safe: the
-        process is killed.
+        as lists). `seconds_max` counts from when a process has the task. `principal` is who takes
+        turns where tasks wait: an account. Cancelling is safe: the process is killed.
 
         Raises TaskRefused, TaskFailed, WorkerDied, TaskTimedOut, WorkersBusy; ValueError or
         TypeError for a payload that cannot cross.
         """
         if not task.startswith(process.TASK_ROOT) or ":" not in task:
             raise ValueError("a task is a function of ours, `traghetto.module:function`")
-        message = frames.pack([task, payload], self._limits.input_bytes_max)
-        child = await self._take()
+        message = frames.pack([task, payload], self.limits.input_bytes_max)
+        child = await self._take(principal)
         try:
             async with asyncio.timeout(seconds_max):
                 answer = await child.ask(message)
@@ -98,16 +98,14 @@ class Workers:
     async def aclose(self) -> None:
         """Kill every process, and return when they are gone; further tasks are refused."""
         self._is_closed = True
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_exception(WorkersBusy("the workers are stopped"))
+        while (waiter := self._waiting.next()) is not None:
+            waiter.set_exception(WorkersBusy("the workers are stopped"))
         for child in list(self._children):
             self._retire(child)
             child.kill()
         await self._no_places_taken.wait()
 
-    async def _take(self) -> Child:
+    async def _take(self, principal: str) -> Child:
         """A process without a task, for the caller alone until `_give_back`."""
         self._check_open()
         if self._idle:
@@ -117,34 +115,33 @@ class Workers:
             self._no_places_taken.clear()
             child = None
         else:
-            child = await self._wait_for_turn()
+            child = await self._wait_for_turn(principal)
         if child is None:
             return await self._start()
         child.keep_running()
-        if not child.is_fit(self._limits.tasks_per_process_max):
+        if not child.is_fit(self.limits.tasks_per_process_max):
             child.close()  # it died on its way here
-            return await self._take()
+            return await self._take(principal)
         return child
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise WorkersBusy("the workers are stopped")
 
-    async def _wait_for_turn(self) -> Child | None:
+    async def _wait_for_turn(self, principal: str) -> Child | None:
         """The process that has become free, or None with the place of one that has ended."""
-        if len(self._waiting) >= self._limits.tasks_waiting_max:
+        if self._waiting.is_full_for(principal):
             raise WorkersBusy(f"{len(self._waiting)} tasks wait already")
-        turn: asyncio.Future[Child | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        seconds = self._limits.wait_seconds_max
+        turn = self._waiting.join(principal)
+        seconds = self.limits.wait_seconds_max
         try:
             async with asyncio.timeout(seconds):
                 return await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._pass_on(turn.result())  # it came at the moment in which we stopped waiting
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+            else:
+                self._waiting.leave(principal, turn)
             if isinstance(error, TimeoutError):
                 raise WorkersBusy(f"no process was free for {seconds:g} s") from None
             raise
@@ -160,7 +157,7 @@ class Workers:
             raise
         try:
             self._check_open()
-            async with asyncio.timeout(self._limits.start_seconds_max):
+            async with asyncio.timeout(self.limits.start_seconds_max):
                 await child.greet()
         except BaseException as error:
             child.kill()
@@ -175,7 +172,7 @@ class Workers:
         """A process that begins to start; its place becomes free when it is gone."""
         try:
             self._check_open()
-            child = await Child.start(self._limits)
+            child = await Child.start(self.limits)
         except BaseException as error:
             self._pass_on(None)
             if isinstance(error, OSError):
@@ -188,19 +185,17 @@ class Workers:
 
     def _give_back(self, child: Child) -> None:
         """The caller of `_take` is done with `child`, with or without an answer from it."""
-        if self._is_closed or not child.is_fit(self._limits.tasks_per_process_max):
+        if self._is_closed or not child.is_fit(self.limits.tasks_per_process_max):
             child.kill()  # its place becomes free when it is gone
             child.close()
             return
         self._pass_on(child)
 
     def _pass_on(self, child: Child | None) -> None:
-        """`child`, or a free place, is for the task that has waited longest, if any does."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(child)
-                return
+        """`child`, or a free place, is for the task whose turn it is, if any waits."""
+        if (turn := self._waiting.next()) is not None:
+            turn.set_result(child)
+            return
         if child is None:
             self._places_taken -= 1
             if self._places_taken == 0:

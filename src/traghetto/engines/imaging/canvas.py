@@ -7,13 +7,16 @@ from typing import Any, Final
 
 from PIL import Image
 
+from traghetto.bounds import IMAGE_PIXELS_MAX, MADE_PIXELS_MAX
 from traghetto.engines.image_protocols import Picture
-from traghetto.wire.image_format import WEBP_METHOD_LARGE, WEBP_QUALITIES, ImageFormat
+from traghetto.wire.image_format import (
+    SIDE_PIXELS_MAX,
+    WEBP_METHOD_LARGE,
+    WEBP_QUALITIES,
+    ImageFormat,
+)
 from traghetto.workers.task import Refusal
 
-PIXELS_MAX: Final = 16_777_216
-"""No engine answers with more."""
-_INPUT_PIXELS_MAX: Final = 33_177_600
 _INPUT_FORMATS: Final = ("PNG", "JPEG", "WEBP")
 _WHITE: Final = (255, 255, 255)
 _ENCODINGS: Final[dict[ImageFormat, tuple[dict[str, Any], ...]]] = {
@@ -34,7 +37,7 @@ Size = tuple[int, int]
 def open_picture(picture: Picture) -> Image.Image:
     """The pixels of `picture`: mode L, RGB or RGBA. Raises Refusal for anything else."""
     # Whoever made the picture has decoded it once; this is the second lock, not the first.
-    if picture.width * picture.height > _INPUT_PIXELS_MAX:
+    if picture.width * picture.height > IMAGE_PIXELS_MAX:
         raise Refusal("input", "the picture has too many pixels")
     try:
         with Image.open(io.BytesIO(picture.data), formats=_INPUT_FORMATS) as opened:
@@ -50,7 +53,12 @@ def open_picture(picture: Picture) -> Image.Image:
 
 
 def encode(image: Image.Image, image_format: ImageFormat) -> bytes:
-    """`image` as a file; JPEG, which has no alpha, gets white ground."""
+    """`image` as a file; JPEG, which has no alpha, gets white ground.
+
+    Raises Refusal for one that is too long for the format.
+    """
+    if max(image.size) > SIDE_PIXELS_MAX[image_format]:
+        raise Refusal("input", f"a side is longer than {image_format} has numbers for")
     if image_format == "jpeg" and image.mode == "RGBA":
         image = flatten(image)
     attempts = _ENCODINGS[image_format]
@@ -87,6 +95,6 @@ def shrunk(image: Image.Image, pixels_max: int) -> Image.Image:
 def check_size(size: Size) -> Size:
     """`size`, if an engine may answer with it; raises Refusal."""
     width, height = size
-    if width < 1 or height < 1 or width * height > PIXELS_MAX:
+    if width < 1 or height < 1 or width * height > MADE_PIXELS_MAX:
         raise Refusal("input", f"an image of {width} x {height} pixels cannot be made")
     return size

@@ -8,7 +8,8 @@ from typing import Final
 
 from PIL import Image
 
-from traghetto.engines.imaging.canvas import PIXELS_MAX, Size
+from traghetto.bounds import MADE_PIXELS_MAX
+from traghetto.engines.imaging.canvas import Size
 
 _GAP_SHARE: Final = 0.012
 """Between pictures, of the shorter side of the first."""
@@ -52,7 +53,7 @@ def _table(images: Sequence[Image.Image], columns: int) -> Image.Image:
         max(size[1] for size in cells[row * columns : (row + 1) * columns]) for row in range(rows)
     ]
     total = (sum(widths) + gap * (columns - 1), sum(heights) + gap * (rows - 1))
-    scale = min(1.0, math.sqrt(PIXELS_MAX / (total[0] * total[1])))
+    scale = min(1.0, math.sqrt(MADE_PIXELS_MAX / (total[0] * total[1])))
     canvas = Image.new(
         "RGBA", (max(1, int(total[0] * scale)), max(1, int(total[1] * scale))), _WHITE
     )

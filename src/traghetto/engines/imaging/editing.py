@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 from PIL import Image
 
+from traghetto.bounds import MADE_PIXELS_MAX
 from traghetto.engines.image_protocols import EditCall, Picture
-from traghetto.engines.imaging.canvas import PIXELS_MAX, check_size, encode, open_picture, shrunk
+from traghetto.engines.imaging.canvas import check_size, encode, open_picture, shrunk
 from traghetto.engines.imaging.composing import compose, cover, pad
 from traghetto.engines.imaging.instructions import NotUnderstood, parse
 from traghetto.engines.imaging.verbs import apply
@@ -37,7 +38,7 @@ def edit(payload: dict[str, Any]) -> bytes:
         raise Refusal(PROMPT, "the prompt wants pictures composed, and there is only one")
     if several:
         # Ten pictures in full size would not fit into a worker, nor their composition in an answer.
-        images = [shrunk(_opened(picture), PIXELS_MAX) for picture in call.pictures]
+        images = [shrunk(_opened(picture), MADE_PIXELS_MAX) for picture in call.pictures]
         image = compose(images, _layout(composing))
         del images
     else:
@@ -61,7 +62,7 @@ def _opened(picture: Picture) -> Image.Image:
 def _sized(image: Image.Image, call: EditCall, *, is_composed: bool) -> Image.Image:
     """`image` in the size that `call` asks for; a missing side follows from the proportions."""
     if call.width is None and call.height is None:
-        return shrunk(image, PIXELS_MAX)
+        return shrunk(image, MADE_PIXELS_MAX)
     width = call.width or round(image.width * (call.height or 0) / image.height)
     height = call.height or round(image.height * width / image.width)
     size = check_size((width, height))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from traghetto.engines.failures import EngineFailure
+from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_protocols import BackgroundCall, EngineImage, UpscaleCall
 from traghetto.engines.imaging.backends import BuiltInEngine
 from traghetto.engines.imaging.extras import require
 from traghetto.engines.imaging.work import SECONDS_MAX, Workers
 from traghetto.engines.simulator.faults import FaultPlan
+
+BUSY_SECONDS_MAX: Final = 120.0
+"""How long the check of a network waits for a worker, all attempts together."""
+_BETWEEN_ATTEMPTS_SECONDS: Final = 0.5
 
 
 def version_of(path: Path) -> str:
@@ -58,11 +64,21 @@ class OnnxEngine(BuiltInEngine):
         }
 
     async def check(self) -> None:
-        """Have the file opened and tried in a worker; raises `NetworkRefused`."""
-        try:
-            await self._run(f"{self._module}:inspect", self._file)
-        except EngineFailure as failure:
-            raise NetworkRefused(f"{self._file['path']}: {failure.reason}") from failure
+        """Have the file opened and tried in a worker; raises `NetworkRefused`.
+
+        That workers are busy says nothing of the network: it is tried again, within a bound.
+        """
+        now = asyncio.get_running_loop().time
+        end = now() + BUSY_SECONDS_MAX
+        while True:
+            try:
+                await self._run(f"{self._module}:inspect", self._file)
+            except EngineFailure as failure:
+                if failure.kind is not FailureKind.AT_CAPACITY or now() >= end:
+                    raise NetworkRefused(f"{self._file['path']}: {failure.reason}") from failure
+            else:
+                return
+            await asyncio.sleep(_BETWEEN_ATTEMPTS_SECONDS)
 
 
 class OnnxUpscaler(OnnxEngine):

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from traghetto.bounds import MADE_PIXELS_MAX
 from traghetto.engines.image_protocols import UpscaleCall
 from traghetto.engines.imaging.canvas import (
-    PIXELS_MAX,
     check_size,
     encode,
     flatten,
@@ -36,7 +36,7 @@ _ALIGNMENT_PIXELS: Final = 8
 """Many networks halve their input a few times; sizes are multiples of this."""
 _PROBE_SIDE_PIXELS: Final = 64
 _FACTOR_MAX: Final = 8
-_ANSWER_PIXELS_MAX: Final = 2 * PIXELS_MAX
+_ANSWER_PIXELS_MAX: Final = 2 * MADE_PIXELS_MAX
 """Of a network, for the whole picture; larger pictures are shrunk first."""
 
 

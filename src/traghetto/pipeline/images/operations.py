@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from traghetto.bounds import MADE_PIXELS_MAX
 from traghetto.catalog.catalog import Catalog
 from traghetto.catalog.model import Model, ModelType
 from traghetto.catalog.styles import NAMES, styled
@@ -39,6 +40,7 @@ from traghetto.pipeline.images.prices import (
 from traghetto.pipeline.images.work import Work
 from traghetto.pipeline.stages.pictures import EDITED_PIXELS_MIN, REFERENCE_BYTES_MAX, Wanted
 from traghetto.wire.chat import requested_model
+from traghetto.wire.image_format import SIDE_PIXELS_MAX, ImageFormat
 from traghetto.wire.images import (
     BackgroundRequest,
     EditRequest,
@@ -54,7 +56,6 @@ from traghetto.wire.images import (
 from traghetto.wire.sizes import Size, ratio_size, tier_pixels
 from traghetto.wire.zod import custom_issue, refusal
 
-UPSCALED_PIXELS_MAX: Final = 16_777_216
 DEFAULT_EDIT_MODEL: Final = "firered-image-edit"
 """What an edit is made with that names no model, if there is one of that name."""
 
@@ -226,6 +227,7 @@ class Edit(ImageOperation):
         self, request_id: str, request: EditRequest, pictures: Sequence[Picture], model: Model
     ) -> Work:
         size = _edited_size(request, pictures[0])
+        _check_sides(size or Size(pictures[0].width, pictures[0].height), request.format)
         return Work(
             call=EditCall(
                 request_id=request_id,
@@ -278,7 +280,7 @@ class Upscale(ImageOperation):
         (picture,) = pictures
         size = _upscaled_size(picture, request.scale)
         if size.width <= picture.width or size.height <= picture.height:
-            text = sentences.NO_ROOM_TO_UPSCALE.format(pixels_max=UPSCALED_PIXELS_MAX)
+            text = sentences.NO_ROOM_TO_UPSCALE.format(pixels_max=MADE_PIXELS_MAX)
             raise refusal([custom_issue(("image",), text)])
         return Work(
             call=UpscaleCall(
@@ -367,8 +369,18 @@ def _edited_size(request: EditRequest, picture: Picture) -> Size | None:
     return shape.scaled_to(tier_pixels(request.resolution))
 
 
+def _check_sides(size: Size, image_format: ImageFormat) -> None:
+    """Raise INVALID_REQUEST if the format that was asked for has no numbers for such a size."""
+    side_max = SIDE_PIXELS_MAX[image_format]
+    if max(size.width, size.height) > side_max:
+        text = sentences.SIDE_TOO_LONG.format(
+            width=size.width, height=size.height, format=image_format, side_max=side_max
+        )
+        raise refusal([custom_issue(("output_format",), text)])
+
+
 def _upscaled_size(picture: Picture, scale: float) -> Size:
     """The enlarged size, reduced to the most pixels that an answer may have."""
     pixels = picture.width * picture.height
-    scale = min(scale, math.sqrt(UPSCALED_PIXELS_MAX / pixels))
+    scale = min(scale, math.sqrt(MADE_PIXELS_MAX / pixels))
     return Size(int(picture.width * scale), int(picture.height * scale))

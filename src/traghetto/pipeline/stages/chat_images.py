@@ -26,7 +26,11 @@ IMAGES_BYTES_MAX: Final = 134_217_728
 
 
 async def read_chat_images(
-    media: Media, received: Received, exchange: Exchange, images: Sequence[SourceAt]
+    media: Media,
+    received: Received,
+    exchange: Exchange,
+    images: Sequence[SourceAt],
+    principal: str,
 ) -> list[Picture]:
     """The images in their order; of several bad ones the first is told.
 
@@ -38,19 +42,21 @@ async def read_chat_images(
     with exchange.watch_disconnect():
         try:
             async with asyncio.timeout(IMAGES_SECONDS_MAX):
-                return await _read(media, received, images)
+                return await _read(media, received, images, principal)
         except TimeoutError:
             reason = f"the images of a request took more than {IMAGES_SECONDS_MAX:g} s"
             raise ApiError(Adjunct.IMAGE_NOT_ACCEPTED, reason=reason) from None
 
 
-async def _read(media: Media, received: Received, images: Sequence[SourceAt]) -> list[Picture]:
+async def _read(
+    media: Media, received: Received, images: Sequence[SourceAt], principal: str
+) -> list[Picture]:
     turns = asyncio.Semaphore(IMAGES_AT_ONCE)
     sizes: list[int] = []
 
     async def read(image: SourceAt) -> Picture:
         async with turns:
-            picture = await read_picture(media, Wanted(image), is_chat=True)
+            picture = await read_picture(media, Wanted(image), principal, is_chat=True)
         sizes.append(len(picture.data))
         if sum(sizes) > IMAGES_BYTES_MAX:
             raise ApiError(ErrorCode.PAYLOAD_TOO_LARGE, reason="its images together")

@@ -14,7 +14,6 @@ import msgspec
 from traghetto.engines.image_protocols import Picture
 from traghetto.errors import Adjunct, ApiError, Code, ErrorCode, sentences
 from traghetto.media.fetching import Fetcher, FetchFault, FetchRefused
-from traghetto.media.formats import sniff
 from traghetto.media.images import (
     Finish,
     ImageFault,
@@ -25,6 +24,7 @@ from traghetto.media.images import (
 )
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.stages.receive import Received
+from traghetto.wire.image_files import sniff
 from traghetto.wire.images import Source, SourceAt
 from traghetto.wire.zod import custom_issue, refusal
 from traghetto.workers.failures import WorkersBusy
@@ -33,8 +33,6 @@ SIDE_PIXELS_MIN: Final = 64
 EDITED_PIXELS_MIN: Final = 65_536
 """Of images that are changed or enlarged; those that are only looked at have no such bound."""
 REFERENCE_BYTES_MAX: Final = 8 << 20
-DATA_URL_BYTES_MAX: Final = 256
-"""What may stand before the base64 of a data URL."""
 BUSY_SECONDS: Final = 2
 """When to try again while every worker is taken."""
 
@@ -68,7 +66,11 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 async def read_pictures(
-    media: Media, received: Received, exchange: Exchange, wanted: Iterable[Wanted]
+    media: Media,
+    received: Received,
+    exchange: Exchange,
+    wanted: Iterable[Wanted],
+    principal: str,
 ) -> Sequence[Picture]:
     """The images in the order in which they were asked for; the first bad one ends it.
 
@@ -81,36 +83,43 @@ async def read_pictures(
     pictures = []
     with exchange.watch_disconnect():
         for image in wanted:
-            picture = await read_picture(media, image)
+            picture = await read_picture(media, image, principal)
             if picture.data is not image.source.source and not received.keeps(len(picture.data)):
                 raise no_room()
             pictures.append(picture)
     return pictures
 
 
-async def read_picture(media: Media, wanted: Wanted, *, is_chat: bool = False) -> Picture:
-    """One image. `is_chat` has every failure before its decoding told alike (contract A.2, code
-    16), and makes a WebP a PNG or JPEG, because some servers of chat models read no other format.
+async def read_picture(
+    media: Media, wanted: Wanted, principal: str, *, is_chat: bool = False
+) -> Picture:
+    """One image, for `principal`, an account.
+
+    `is_chat` has every failure before its decoding told alike (contract A.2, code 16), and makes a
+    WebP a PNG or JPEG, because some servers of chat models read no other format.
     """
     source = wanted.source.source
-    bytes_max = wanted.bytes_max or media.image_bytes_max
+    bytes_max = min(wanted.bytes_max or media.image_bytes_max, media.image_bytes_max)
     rules = ImageRules(
+        file_bytes_max=bytes_max,
         side_pixels_min=SIDE_PIXELS_MIN,
         pixels_min=wanted.pixels_min,
         pixels_max=media.image_pixels_max,
     )
     try:
-        _check_size(source, bytes_max)
         if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
             source = await media.fetcher.fetch(
-                source, bytes_max=bytes_max, seconds_max=media.fetch_seconds_max
+                source,
+                bytes_max=bytes_max,
+                seconds_max=media.fetch_seconds_max,
+                principal=principal,
             )
         if isinstance(source, bytes):
-            read = await media.reader.read(source, rules)
+            read = await media.reader.read(source, rules, principal=principal)
         else:
-            read = await media.reader.read_base64(source, rules)
+            read = await media.reader.read_base64(source, rules, principal=principal)
         if is_chat and read.format == "webp":
-            read = await _without_webp(media.reader, read)
+            read = await _without_webp(media.reader, read, principal)
     except FetchRefused as refused:
         is_too_large = refused.kind is FetchFault.TOO_LARGE and not is_chat
         code = ErrorCode.PAYLOAD_TOO_LARGE if is_too_large else Adjunct.IMAGE_NOT_ACCEPTED
@@ -144,13 +153,6 @@ def no_room() -> ApiError:
     )
 
 
-def _check_size(source: Source, bytes_max: int) -> None:
-    """Raise ImageRefused for a file, or base64 of one, above `bytes_max`."""
-    size = len(source) if isinstance(source, bytes) else len(source) // 4 * 3 - DATA_URL_BYTES_MAX
-    if size > bytes_max:
-        raise ImageRefused(ImageFault.FILE_TOO_LARGE, f"a file of more than {bytes_max} bytes")
-
-
 def _chat_code(fault: ImageFault, source: Source) -> Code:
     """What a chat is told: a file that is too large, or never was an image, is not accepted; one
     that broke is corrupted."""
@@ -168,7 +170,7 @@ def _is_meant_as_image(source: Source) -> bool:
     return source[:11].lower() == "data:image/"
 
 
-async def _without_webp(reader: ImageReader, read: ReadImage) -> ReadImage:
+async def _without_webp(reader: ImageReader, read: ReadImage, principal: str) -> ReadImage:
     form: Literal["jpeg", "png"] = "png" if read.has_alpha else "jpeg"
-    data = await reader.finish(read.data, format=form, finish=Finish())
+    data = await reader.finish(read.data, format=form, finish=Finish(), principal=principal)
     return msgspec.structs.replace(read, data=data, format=form)

@@ -240,18 +240,22 @@ async def _delivery(rendering: Rendering, work: Work, image: EngineImage) -> Del
 
     Raises ImageRefused for what is no image.
     """
-    services = rendering.services
+    reader = rendering.services.media.reader
     finish = _finish(work, blur=rendering.verdict.adult and work.safe_mode)
     data = image.data
     if not image.is_own or finish.blur or finish.metadata is not None:
-        data = await services.media.reader.finish(image.data, format=work.format, finish=finish)
+        data = await reader.finish(
+            image.data, format=work.format, finish=finish, principal=rendering.principal
+        )
     found = await judged_image(rendering.policy, data, f"image/{work.format}")
     verdict = rendering.verdict | found
     if verdict.blocked and work.blanks_violations:
         return await _blank(rendering, verdict)
     if verdict.adult and work.safe_mode and not finish.blur:
         finish = _finish(work, blur=True)
-        data = await services.media.reader.finish(data, format=work.format, finish=finish)
+        data = await reader.finish(
+            data, format=work.format, finish=finish, principal=rendering.principal
+        )
     return Delivery(data, verdict, finish.blur)
 
 
@@ -272,7 +276,9 @@ async def _blank(rendering: Rendering, verdict: Verdict) -> Delivery:
     """A black image of the size that was asked for."""
     work = rendering.work
     size = work.size or Size(1, 1)
-    data = await rendering.services.media.reader.blank(size.width, size.height, format=work.format)
+    data = await rendering.services.media.reader.blank(
+        size.width, size.height, format=work.format, principal=rendering.principal
+    )
     return Delivery(data, verdict)
 
 
