@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from support.client import ask, chat_body
-from support.configuration import model_toml
+from support.configuration import model_toml, upstream_toml
 from support.gateway import RunningGateway, running_gateway
+from support.image_servers import openai_images
+from support.images import png
+from support.upstream import answer_json, upstream_in_thread
 from support.waiting import wait_until
 from traghetto.engines.comfyui.backend import ComfyUIBackend
 from traghetto.engines.image_pool import ImagePool
@@ -135,3 +138,21 @@ def test_the_check_reads_the_workflow(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert f'{path}: no "{{{{prompt}}}}"' in done.stderr
+
+
+def test_a_backend_whose_images_cannot_be_decoded_is_left_alone(tmp_path: Path) -> None:
+    """What begins as a PNG and is none counts against whoever sent it."""
+    with upstream_in_thread() as upstream:
+        upstream.by_path["/v1/images/generations"] = openai_images(png()[:-30])
+        upstream.models_act = answer_json({"object": "list", "data": [{"id": "painter"}]})
+        toml = upstream_toml(upstream) + image_toml("painter", "behind")
+        with running_gateway(tmp_path, toml) as gateway:
+            key = gateway.new_key()
+            codes = []
+            for number in range(8):
+                body = {"model": "painter", "prompt": f"lagoon {number}"}
+                answer = ask(gateway, key, body, path="/api/v1/image/generate")
+                codes.append(answer.headers["x-error-code"])
+            assert codes[0] == "INFERENCE_FAILED"
+            assert codes[-1] == "MODEL_OFFLINE"
+            assert gateway.differences() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from support.client import Answer, ask, assert_published, chat
+from support.client import Answer, ask, assert_published, chat, pending_chat
 from support.configuration import (
     IMAGE_MODELS,
     PRICED_MODEL,
@@ -23,6 +24,7 @@ from support.configuration import (
 from support.gateway import RunningGateway, running_gateway
 from support.images import base64_text, data_url, encoded, opened, picture, png, spread
 from support.upstream import Exchange, FaultUpstream, answer_json, upstream_in_thread
+from support.waiting import wait_until
 
 GENERATE = "/api/v1/image/generate"
 GENERATIONS = "/api/v1/images/generations"
@@ -107,6 +109,18 @@ def test_adult_images_are_blurred_unless_the_caller_will(gateway: RunningGateway
     low = {"prompt": "a nude", "model": "painter", "moderation": "low", "size": "256x256"}
     assert flags(ask(gateway, key, low, path=GENERATIONS)) == set()
     assert spent(gateway, key) == "0.04", "blurred images are made, and paid for"
+
+
+def test_a_blurred_edit_says_so(gateway: RunningGateway) -> None:
+    """It is charged, so its caller must be able to tell what was done to it."""
+    key = gateway.new_key()
+    body = {"image": base64_text(png()), "prompt": "grayscale, a nude"}
+    for safe_mode, is_blurred in ((True, "true"), (False, "false")):
+        answer = ask(gateway, key, body | {"safe_mode": safe_mode}, path=EDIT)
+        assert answer.status == 200, answer.body
+        assert answer.headers["x-venice-is-blurred"] == is_blurred
+        assert answer.headers["x-venice-is-content-violation"] == "false"
+    assert spent(gateway, key) == "0.08"
 
 
 def sharpness(answer: Answer) -> float:
@@ -285,6 +299,35 @@ def test_a_rewritten_prompt_is_told_and_charged_once(tmp_path: Path) -> None:
             assert "x-venice-enhanced-prompt" not in answer.headers
             assert spent(gateway, key) == "0.07"
             assert gateway.differences() == []
+
+
+def test_a_long_rewritten_prompt_is_told_up_to_a_whole_character(tmp_path: Path) -> None:
+    """A header line has room for a part of it, which clients can still decode."""
+    text = "größer 浪 " * 300
+    with upstream_in_thread(answer_json(completion_of(text))) as upstream:
+        upstream.models_act = answer_json({"object": "list", "data": [{"id": "relayed"}]})
+        with running_gateway(tmp_path, enhancing_toml(upstream)) as gateway:
+            answer = generated(gateway, gateway.new_key(), "a lagoon", enhance_prompt=True)
+            header = answer.headers["x-venice-enhanced-prompt"]
+            told = urllib.parse.unquote(header, errors="strict")
+            assert text.startswith(told)
+            assert 5980 < len(header) <= 6000
+
+
+def test_rewrites_take_places_among_the_chats_of_their_model(tmp_path: Path) -> None:
+    """A text model that is full rewrites nothing; the image is made of the caller's words."""
+    toml = 'prompt_enhancement_model = "busy"\n' + IMAGE_MODELS
+    toml += model_toml("busy", fault='"hang"', concurrency_max="1", queue_max="0")
+    with running_gateway(tmp_path, toml) as gateway:
+        key = gateway.new_key()
+        with pending_chat(gateway, key, "busy"):
+            gate = gateway.gateway.services.fleet.gates["busy"]
+            wait_until(lambda: gate.active == 1)
+            answer = generated(gateway, key, "a lagoon", enhance_prompt=True)
+            assert "x-venice-enhanced-prompt" not in answer.headers
+        wait_until(lambda: gate.active == 0)
+        assert spent(gateway, key) == "0.01"
+        assert gateway.differences() == []
 
 
 def test_a_rewrite_that_goes_further_than_its_caller_is_not_used(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from support.image_servers import picture, png
 from traghetto.clock import ManualClock
 from traghetto.engines import image_answers
-from traghetto.engines.breaker import BreakerState, Guard
+from traghetto.engines.breaker import SINGLE_USER, BreakerState, Guard
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_pool import ImagePool, _evidence
 from traghetto.engines.image_protocols import (
@@ -32,6 +32,7 @@ from traghetto.engines.image_protocols import (
 )
 from traghetto.engines.member import Replica
 from traghetto.engines.protocols import BackendModel, Deadlines
+from traghetto.workers.failures import WorkersBusy
 
 K = FailureKind
 GOOD = EngineImage(png())
@@ -188,6 +189,33 @@ def test_whatever_the_gateway_reads_is_taken_from_a_backend(brand: bytes) -> Non
     async def test() -> None:
         pool, _, _ = pool_of(giving([image]))
         assert await pool.generate(GENERATE, "alice") == [image]
+
+    run(test)
+
+
+def test_a_backend_has_succeeded_when_its_image_could_be_taken() -> None:
+    """One whose images can never be decoded is left alone after a while, as any broken one is;
+    trouble of our own with an image is not the backend's."""
+
+    async def no_image(_: EngineImage) -> EngineImage:
+        raise EngineFailure(K.BROKEN, "cannot be decoded")
+
+    async def trouble(_: EngineImage) -> EngineImage:
+        raise WorkersBusy("all of them")
+
+    async def test() -> None:
+        pool, _, outcomes = pool_of(giving([GOOD]), guard=SINGLE_USER)
+        for _ in range(8):
+            with pytest.raises(WorkersBusy):
+                await pool.generate(GENERATE, "alice", trouble)
+        breaker = pool.members[0].breaker
+        assert outcomes == {"abandoned": 8}
+        assert breaker.state is BreakerState.CLOSED
+        for _ in range(3):
+            assert (await failure_of(pool.generate(GENERATE, "a", no_image))).kind is K.BROKEN
+        assert breaker.state is BreakerState.OPEN
+        assert (await failure_of(pool.generate(GENERATE, "a"))).kind is K.OFFLINE
+        assert pool.members[0].outstanding == 0
 
     run(test)
 

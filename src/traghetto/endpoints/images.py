@@ -8,13 +8,12 @@ import msgspec
 
 from traghetto.catalog.styles import NAMES
 from traghetto.endpoints.spec import Authentication, Endpoint
-from traghetto.pipeline.exchange import JSON_CONTENT, Exchange
+from traghetto.pipeline.exchange import JSON_CONTENT, STATUS_OK, Exchange
 from traghetto.pipeline.images.operations import IMAGE_OPERATIONS, ImageOperation
 from traghetto.pipeline.run import run_image
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import visible_privacy
 
-STATUS_OK: Final = 200
 _STYLES: Final = msgspec.json.encode({"object": "list", "data": NAMES})
 
 

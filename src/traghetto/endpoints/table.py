@@ -20,11 +20,9 @@ from traghetto.endpoints.models import (
     traits_answer,
 )
 from traghetto.endpoints.spec import Authentication, Endpoint, Handle
-from traghetto.pipeline.exchange import JSON_CONTENT, Exchange
+from traghetto.pipeline.exchange import JSON_CONTENT, STATUS_OK, Exchange
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import visible_privacy
-
-STATUS_OK = 200
 
 
 def endpoint_table(services: Services) -> tuple[Endpoint, ...]:

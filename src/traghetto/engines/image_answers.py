@@ -6,13 +6,12 @@ the workers that decode it.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any, Final
 
 from traghetto.bounds import MADE_FILE_BYTES_MAX
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_protocols import EngineImage
+from traghetto.wire.base64_text import base64_decoded
 from traghetto.wire.image_files import sniff
 
 IMAGE_BYTES_MAX: Final = MADE_FILE_BYTES_MAX
@@ -32,7 +31,7 @@ def checked_image(image: EngineImage) -> EngineImage:
     return image
 
 
-def image_of_base64(text: Any) -> EngineImage:
+async def image_of_base64(text: Any) -> EngineImage:
     """The image in a base64 string or a `data:` URL.
 
     Raises EngineFailure: UNUSABLE if it is too large, BROKEN for everything else that is no
@@ -47,8 +46,8 @@ def image_of_base64(text: Any) -> EngineImage:
     if len(text) > -(-IMAGE_BYTES_MAX // 3) * 4:
         raise EngineFailure(FailureKind.UNUSABLE, "an image of the answer is too large")
     try:
-        return EngineImage(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError) as error:
+        return EngineImage(await base64_decoded(text))
+    except ValueError as error:
         raise EngineFailure(FailureKind.BROKEN, "an image of the answer is not base64") from error
 
 

@@ -5,7 +5,8 @@ not repeated: a deadline that passes ends the call.
 
 Invariants: calls raise `EngineFailure` and nothing else (besides cancellation); every attempt
 ends exactly once; cancelling a call closes its connection; an answer has as many images as were
-asked for, none of them empty or larger than `IMAGE_BYTES_MAX`.
+asked for, none of them empty or larger than `IMAGE_BYTES_MAX`; a backend has succeeded when `take`
+has taken all of them.
 """
 
 from __future__ import annotations
@@ -34,9 +35,16 @@ from traghetto.engines.image_protocols import (
 from traghetto.engines.member import Attempt
 from traghetto.engines.replicas import ReplicaPool, before
 
-__all__ = ["ImagePool"]
+__all__ = ["ImagePool", "Take"]
+
+Take = Callable[[EngineImage], Awaitable[EngineImage]]
+"""What becomes of a backend's image; raises EngineFailure where the backend is to blame."""
 
 _CallT = TypeVar("_CallT", GenerateCall, EditCall, UpscaleCall, BackgroundCall)
+
+
+async def _as_it_is(image: EngineImage) -> EngineImage:
+    return image
 
 
 class _Able(ImageGenerator, ImageEditor, ImageUpscaler, BackgroundRemover, Protocol):
@@ -50,27 +58,36 @@ class ImagePool(ReplicaPool[ImageBackend]):
     calls a model gets, and a backend is no worse for one that went astray.
     """
 
-    async def generate(self, call: GenerateCall, principal: str) -> list[EngineImage]:
+    async def generate(
+        self, call: GenerateCall, principal: str, take: Take = _as_it_is
+    ) -> list[EngineImage]:
         """`call.count` images of a description; raises EngineFailure."""
-        return await self._images(lambda backend: backend.generate, call, principal, call.count)
+        return await self._images(
+            lambda backend: backend.generate, call, principal, take, call.count
+        )
 
-    async def edit(self, call: EditCall, principal: str) -> EngineImage:
+    async def edit(self, call: EditCall, principal: str, take: Take = _as_it_is) -> EngineImage:
         """A changed image; raises EngineFailure."""
-        return await self._image(lambda backend: backend.edit, call, principal)
+        return await self._image(lambda backend: backend.edit, call, principal, take)
 
-    async def upscale(self, call: UpscaleCall, principal: str) -> EngineImage:
+    async def upscale(
+        self, call: UpscaleCall, principal: str, take: Take = _as_it_is
+    ) -> EngineImage:
         """A larger image; raises EngineFailure."""
-        return await self._image(lambda backend: backend.upscale, call, principal)
+        return await self._image(lambda backend: backend.upscale, call, principal, take)
 
-    async def remove_background(self, call: BackgroundCall, principal: str) -> EngineImage:
+    async def remove_background(
+        self, call: BackgroundCall, principal: str, take: Take = _as_it_is
+    ) -> EngineImage:
         """A foreground on transparent ground; raises EngineFailure."""
-        return await self._image(lambda backend: backend.remove_background, call, principal)
+        return await self._image(lambda backend: backend.remove_background, call, principal, take)
 
     async def _image(
         self,
         ability: Callable[[_Able], Callable[[_CallT], Awaitable[EngineImage]]],
         call: _CallT,
         principal: str,
+        take: Take,
     ) -> EngineImage:
         def of_many(backend: _Able) -> Callable[[_CallT], Awaitable[list[EngineImage]]]:
             make = ability(backend)
@@ -80,7 +97,7 @@ class ImagePool(ReplicaPool[ImageBackend]):
 
             return make_one
 
-        (image,) = await self._images(of_many, call, principal, 1)
+        (image,) = await self._images(of_many, call, principal, take, 1)
         return image
 
     async def _images(
@@ -88,6 +105,7 @@ class ImagePool(ReplicaPool[ImageBackend]):
         ability: Callable[[_Able], Callable[[_CallT], Awaitable[list[EngineImage]]]],
         call: _CallT,
         principal: str,
+        take: Take,
         count: int,
     ) -> list[EngineImage]:
         """`count` good images, made by the method that `ability` finds on a backend."""
@@ -103,7 +121,7 @@ class ImagePool(ReplicaPool[ImageBackend]):
             images = await before(deadline, make(call))
             if len(images) < count:
                 raise EngineFailure(FailureKind.BROKEN, "fewer images than asked for")
-            good = [checked_image(image) for image in images[:count]]
+            good = [await take(checked_image(image)) for image in images[:count]]
             attempt.succeeded()
             return good
 

@@ -29,6 +29,7 @@ from traghetto.errors import (
 from traghetto.ids import new_request_id
 from traghetto.pipeline.exchange import (
     JSON_CONTENT,
+    STATUS_OK,
     ClientGone,
     Exchange,
     Receive,
@@ -37,7 +38,6 @@ from traghetto.pipeline.exchange import (
 )
 from traghetto.telemetry import METRICS_CONTENT_TYPE, Metrics, log_event, log_failure
 
-STATUS_OK: Final = 200
 STATUS_NOT_READY: Final = 503
 """Health answers are for load balancers: their bodies are states, not errors of the API."""
 

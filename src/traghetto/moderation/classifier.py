@@ -9,7 +9,6 @@ configured server only; no text, image or answer is in an exception.
 from __future__ import annotations
 
 import asyncio
-import binascii
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -20,6 +19,7 @@ from yarl import URL
 from traghetto import __version__
 from traghetto.moderation.categories import AnswerInvalid, Categories
 from traghetto.settings import ModerationEffect
+from traghetto.wire.base64_text import base64_pieces
 
 CALLS_MAX: Final = 32
 """Questions at the same time; further ones wait, within their deadline."""
@@ -29,8 +29,6 @@ IDLE_SECONDS_MAX: Final = 4.0
 HEADER_BYTES_MAX: Final = 32 * 1024
 HEADERS_MAX: Final = 100
 ANSWER_BYTES_MAX: Final = 256 * 1024
-_PIECE_BYTES: Final = 192 * 1024
-"""Of an image, encoded and sent at once; a multiple of 3, so that the encoded pieces join."""
 
 
 class PolicyUnavailable(Exception):
@@ -170,6 +168,6 @@ class Classifier:
 async def _pieces(head: bytes, image: bytes, tail: bytes) -> AsyncIterator[bytes]:
     """The body of a question: an image is never in memory as Base64 in whole."""
     yield head
-    for start in range(0, len(image), _PIECE_BYTES):
-        yield binascii.b2a_base64(image[start : start + _PIECE_BYTES], newline=False)
+    async for piece in base64_pieces(image):
+        yield piece
     yield tail

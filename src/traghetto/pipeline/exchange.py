@@ -27,6 +27,7 @@ _VERSION: Final = (b"x-venice-version", CONTRACT_VERSION.encode())
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 DISCONNECT_EXTENSION: Final = "traghetto.disconnect"
 """Our server's ASGI extension: a function that registers a callback for the disconnect."""
+STATUS_OK: Final = 200
 JSON_CONTENT: Final = (b"content-type", b"application/json; charset=utf-8")
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from traghetto.accounts.values import KeyKind
 from traghetto.errors import Adjunct, ApiError
-from traghetto.pipeline.exchange import JSON_CONTENT, Exchange, Header
+from traghetto.pipeline.exchange import JSON_CONTENT, STATUS_OK, Exchange, Header
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller, authenticate
 from traghetto.pipeline.stages.receive import Share, read_body
@@ -19,7 +19,6 @@ from traghetto.wire.json import decode_object
 
 BODY_BYTES_MAX: Final = 64 * 1024
 """Far above any request about keys."""
-STATUS_OK: Final = 200
 
 BodyRule = Literal["none", "required", "optional"]
 """Whether a request has a JSON body; an optional one may be missing, and is then empty."""

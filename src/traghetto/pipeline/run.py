@@ -5,32 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from traghetto.engines.image_protocols import Picture
 from traghetto.errors import ApiError
 from traghetto.idempotency.answers import Claim, KeptAnswer
-from traghetto.pipeline.enhance import can_enhance, enhancement_price
 from traghetto.pipeline.exchange import Exchange
-from traghetto.pipeline.failures import gateway_stopping
+from traghetto.pipeline.failures import engine_error, gateway_stopping
 from traghetto.pipeline.images.operations import ImageOperation
 from traghetto.pipeline.quote import quote_chat
+from traghetto.pipeline.rewriting import rewriter_of
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.admit import Demand, admit
 from traghetto.pipeline.stages.authenticate import Caller, authenticate, note_refusal
 from traghetto.pipeline.stages.authorise import authorise
 from traghetto.pipeline.stages.chat_images import read_chat_images
 from traghetto.pipeline.stages.claim import claim, replay
+from traghetto.pipeline.stages.deliver import Times, deliver
 from traghetto.pipeline.stages.execute import Execution, execute
+from traghetto.pipeline.stages.make import Maker, make
 from traghetto.pipeline.stages.moderate import judge_request, refuse_blocked
 from traghetto.pipeline.stages.parse import parse, prepare
 from traghetto.pipeline.stages.pictures import read_pictures
 from traghetto.pipeline.stages.receive import Received, receive_json, receive_json_or_form
-from traghetto.pipeline.stages.render import Rendering, render
 from traghetto.pipeline.stages.reserve import reserve
 from traghetto.pipeline.stages.resolve import note_model, resolve
 from traghetto.pipeline.stages.settle import Settlement
 from traghetto.pipeline.stages.settle_units import UnitSettlement, reserve_units
+from traghetto.settings.fields import SETTLE_SECONDS
 from traghetto.wire.chat import images_of
 
 Body = dict[str, Any]
@@ -153,30 +156,29 @@ async def _answer_image(
     verdict = await judge_request(policy, exchange, work.prompt, pictures)  # 15
     if not work.blanks_violations:
         refuse_blocked(verdict)
-    nano_usd = work.nano_usd
-    if work.enhance and can_enhance(services, fleet):
-        nano_usd += enhancement_price(services).nano_usd
-    demand = Demand(nano_usd=nano_usd, is_prepaid=True, requests=work.images)
+    rewriter = rewriter_of(services.settings, fleet) if work.enhance else None
+    if rewriter is not None:
+        work = work.with_rewriting(rewriter.price)
+    demand = Demand(nano_usd=work.nano_usd, is_prepaid=True, requests=work.images)
     prepared = clock.monotonic()
     async with admit(services, fleet, exchange, caller, model, demand) as admission:  # 16-18
-        hold = reserve_units(services, caller, exchange.request_id, nano_usd)
+        hold = reserve_units(services, caller, exchange.request_id, work.nano_usd)
         settlement = UnitSettlement(
             services, caller, model, exchange.request_id, hold=hold, admission=admission
         )
-        rendering = Rendering(
-            services,
-            exchange,
-            operation,
-            body,
-            work,
-            verdict,
-            model,
-            pool,
-            fleet,
-            policy,
-            claimed,
-            principal=caller.account.id,
-            prepared_monotonic=prepared,
-            admitted_monotonic=clock.monotonic(),
-        )
-        await render(rendering, settlement)  # 19, settle, answer
+        maker = Maker(pool, model, services.media.reader, policy, rewriter, caller.account.id)
+        times = Times(prepared, clock.monotonic())
+        try:
+            made = await make(
+                maker,
+                exchange,
+                work,
+                verdict,
+                seconds_max=services.settings.hold_seconds_max - SETTLE_SECONDS,
+                error_of=partial(engine_error, codes=operation.codes, body=body),
+            )  # 19
+            received.add(made.bytes)
+            headers = fleet.headers[model.id]
+            await deliver(exchange, made, model, headers, settlement, claimed, times)
+        finally:
+            settlement.void()

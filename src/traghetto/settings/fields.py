@@ -390,7 +390,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "an image. Engines of our own take all but one of them; with 1 they have another one "
             "beside it.",
         ),
-    ] = 2
+    ] = 3
     media_worker_memory_bytes_max: Annotated[
         int, Meta(ge=268_435_456, description="Address space of each of them, in bytes.")
     ] = WORKER_MEMORY_BYTES_MAX

@@ -6,15 +6,11 @@ once as the bytes they are, and their base64 is made piece by piece while the so
 
 from __future__ import annotations
 
-import asyncio
-import binascii
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from traghetto.engines.image_protocols import Picture
-
-_PIECE_BYTES: Final = 3 * 64 * 1024
-"""Of an image, at once: a multiple of three, so that only the last piece is padded."""
+from traghetto.wire.base64_text import base64_pieces
 
 
 class BodyInPieces:
@@ -30,10 +26,8 @@ class BodyInPieces:
             if isinstance(piece, bytes):
                 yield piece
                 continue
-            data = memoryview(piece.data)
-            for start in range(0, len(data), _PIECE_BYTES):
-                yield binascii.b2a_base64(data[start : start + _PIECE_BYTES], newline=False)
-                await asyncio.sleep(0)  # a socket that takes everything would leave no other turn
+            async for part in base64_pieces(piece.data):
+                yield part
 
 
 def _size_of(piece: bytes | Picture) -> int:

@@ -122,7 +122,7 @@ class OpenAIImageBackend:
         items = answer.get("data")
         if not isinstance(items, list) or len(items) < count:
             raise EngineFailure(FailureKind.BROKEN, "fewer images than asked for")
-        return [_image_of(item) for item in items[:count]]
+        return [await _image_of(item) for item in items[:count]]
 
 
 def _diffusion_members(call: GenerateCall) -> dict[str, Any]:
@@ -139,12 +139,12 @@ def _diffusion_members(call: GenerateCall) -> dict[str, Any]:
     return members
 
 
-def _image_of(item: Any) -> EngineImage:
+async def _image_of(item: Any) -> EngineImage:
     if not isinstance(item, dict):
         raise EngineFailure(FailureKind.BROKEN, "the answer has no image where one should be")
     if not item.get("b64_json") and not str(item.get("url", "")).startswith("data:"):
         raise EngineFailure(FailureKind.BROKEN, "the answer has the URL of an image, not the image")
-    return image_of_base64(item.get("b64_json") or item["url"])
+    return await image_of_base64(item.get("b64_json") or item["url"])
 
 
 def _inert(prompt: str) -> str:

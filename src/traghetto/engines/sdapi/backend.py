@@ -7,7 +7,6 @@ which is better than to stop somebody else's work.
 
 from __future__ import annotations
 
-import base64
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +22,7 @@ from traghetto.engines.image_protocols import (
     UpscaleCall,
 )
 from traghetto.engines.openai.answers import json_object, json_value
+from traghetto.engines.openai.bodies import BodyInPieces
 from traghetto.engines.openai.client import HttpClient
 from traghetto.engines.protocols import BackendModel
 
@@ -63,11 +63,11 @@ class _SdapiServer:
             self._is_open = False
             await self._client.leave()
 
-    async def _post(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, operation: str, body: bytes | BodyInPieces) -> dict[str, Any]:
         async with self._client.request(
             "POST",
             self._client.root / "sdapi/v1" / operation,
-            _encode(body),
+            body,
             answer_bytes_max=JSON_IMAGES_BYTES_MAX,
         ) as response:
             return await json_object(response, self._clock, JSON_IMAGES_BYTES_MAX)
@@ -119,7 +119,7 @@ class SdapiBackend(_SdapiServer):
             body["steps"] = call.steps
         if call.guidance is not None:
             body["cfg_scale"] = call.guidance
-        return _images_of(await self._post("txt2img", body), call.count)
+        return await _images_of(await self._post("txt2img", _encode(body)), call.count)
 
     async def edit(self, call: EditCall) -> EngineImage:
         if len(call.pictures) > 1:
@@ -129,13 +129,13 @@ class SdapiBackend(_SdapiServer):
         (picture,) = call.pictures
         body = {
             "prompt": call.prompt,
-            "init_images": [_base64(picture)],
             "width": _stepped(call.width or picture.width),
             "height": _stepped(call.height or picture.height),
             "save_images": False,
             **self._settings,
         }
-        (image,) = _images_of(await self._post("img2img", body), 1)
+        sent = _with_picture(b'"init_images":["', picture, b'"]', body)
+        (image,) = await _images_of(await self._post("img2img", sent), 1)
         return image
 
     async def models(self) -> list[BackendModel]:
@@ -159,34 +159,33 @@ class SdapiUpscaler(_SdapiServer):
         super().__init__(name, client, upscaler, clock=clock)
 
     async def upscale(self, call: UpscaleCall) -> EngineImage:
-        answer = await self._post(
-            "extra-single-image",
-            {
-                "image": _base64(call.picture),
-                "resize_mode": 1,  # to a size, not by a factor
-                "upscaling_resize_w": call.width,
-                "upscaling_resize_h": call.height,
-                "upscaling_crop": False,
-                "upscaler_1": self._model,
-            },
-        )
-        return image_of_base64(answer.get("image"))
+        body = {
+            "resize_mode": 1,  # to a size, not by a factor
+            "upscaling_resize_w": call.width,
+            "upscaling_resize_h": call.height,
+            "upscaling_crop": False,
+            "upscaler_1": self._model,
+        }
+        sent = _with_picture(b'"image":"', call.picture, b'"', body)
+        answer = await self._post("extra-single-image", sent)
+        return await image_of_base64(answer.get("image"))
 
     async def models(self) -> list[BackendModel]:
         names = [item.get("name") for item in await self._list("upscalers")]
         return [BackendModel(name, type="upscale") for name in names if isinstance(name, str)]
 
 
-def _images_of(answer: dict[str, Any], count: int) -> list[EngineImage]:
+async def _images_of(answer: dict[str, Any], count: int) -> list[EngineImage]:
     images = answer.get("images")
     if not isinstance(images, list) or len(images) < count:
         raise EngineFailure(FailureKind.BROKEN, "fewer images than asked for")
     # Extensions add pictures of their own (masks, outlines) after those that were asked for.
-    return [image_of_base64(image) for image in images[:count]]
+    return [await image_of_base64(image) for image in images[:count]]
 
 
-def _base64(picture: Picture) -> str:
-    return base64.b64encode(picture.data).decode()
+def _with_picture(head: bytes, picture: Picture, tail: bytes, body: dict[str, Any]) -> BodyInPieces:
+    """`body`, and before its members one that holds the base64 of a picture."""
+    return BodyInPieces([b"{" + head, picture, tail + b"," + _encode(body)[1:]])
 
 
 def _stepped(pixels: int) -> int:

@@ -33,6 +33,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """Whether adult content is blurred."""
     enhance: bool = False
     """Whether the prompt may be rewritten."""
+    rewriting: PricedUnits | None = None
+    """What a better prompt costs, where one is wanted and can be had."""
+    rewritten_prompt: str | None = None
+    """The better prompt, once it is used."""
     blanks_violations: bool = False
     """Whether forbidden content is answered with a black image, and not with an error (A.2, 27)."""
     charges_refused: bool = False
@@ -49,10 +53,15 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def nano_usd(self) -> int:
-        """What all of it costs."""
-        return total_nano_usd(self.lines)
+        """The most that all of it costs."""
+        rewriting = 0 if self.rewriting is None else self.rewriting.nano_usd
+        return total_nano_usd(self.lines) + rewriting
+
+    def with_rewriting(self, price: PricedUnits) -> Work:
+        """The same, with a better prompt at that price if one comes about."""
+        return msgspec.structs.replace(self, rewriting=price)
 
     def with_prompt(self, prompt: str) -> Work:
-        """The same with other words."""
+        """The same in better words."""
         call = msgspec.structs.replace(self.call, prompt=prompt)
-        return msgspec.structs.replace(self, call=call)
+        return msgspec.structs.replace(self, call=call, rewritten_prompt=prompt)

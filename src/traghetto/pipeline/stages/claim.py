@@ -16,7 +16,7 @@ import msgspec
 from traghetto.errors import sentences
 from traghetto.idempotency.answers import Claim, KeptAnswer
 from traghetto.idempotency.seal import seal_of
-from traghetto.pipeline.exchange import Exchange
+from traghetto.pipeline.exchange import STATUS_OK, Exchange
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
 from traghetto.wire.multipart import Form
@@ -24,7 +24,6 @@ from traghetto.wire.zod import refusal
 
 HEADER: Final = b"idempotency-key"
 REPLAYED: Final = (b"idempotent-replayed", b"true")
-STATUS_OK: Final = 200
 _KEY: Final = re.compile(rb"[A-Za-z0-9_-]{1,255}")
 _encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 _SHORT_BYTES_MAX: Final = 65_536

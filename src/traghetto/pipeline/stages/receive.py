@@ -141,6 +141,10 @@ class Received:
         """What the request has in memory: its body, and what it keeps besides."""
         return self._share.bytes
 
+    def add(self, size: int) -> None:
+        """Count what its answer has in memory, until the request ends."""
+        self._in_flight.take(self._share, size)
+
     def keeps(self, size: int) -> bool:
         """Whether the request may keep `size` more bytes in memory until it ends; then they count
         as its body does."""
