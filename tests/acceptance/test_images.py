@@ -602,7 +602,19 @@ def test_blank_pictures_do_nobody_else_harm(gateway: RunningGateway) -> None:
         blank = encoded(Image.new("RGB", (256, 256), (shade, shade, shade)))
         answer = send(gateway, gateway.new_key(), BACKGROUND, "image", blank, "base64")
         assert_published(answer, "INFERENCE_FAILED")
+        assert answer.headers["x-should-retry"] == "false", "it fails again tomorrow"
     assert image_of(send(gateway, gateway.new_key(), BACKGROUND, "image", product(), "form"))
+
+
+@pytest.mark.parametrize("path", [UPSCALE, BACKGROUND])
+def test_a_server_without_a_model_for_it_says_that_no_retry_helps(
+    tmp_path: Path, path: str
+) -> None:
+    """Nobody knows when its operator will configure one."""
+    with running_gateway(tmp_path, PRICED_MODEL) as gateway:
+        answer = send(gateway, gateway.new_key(), path, "image", png(), "form")
+        assert_published(answer, "MODEL_OFFLINE")
+        assert answer.headers["x-should-retry"] == "false"
 
 
 def test_words_that_are_not_understood_are_named(gateway: RunningGateway, key: str) -> None:

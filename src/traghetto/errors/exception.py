@@ -14,7 +14,7 @@ class ApiError(Exception):
     answered, because until then it may be caught and retried.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but one are keywords with defaults
         self,
         code: Code,
         *,
@@ -24,12 +24,14 @@ class ApiError(Exception):
         retry_after_seconds: int | None = None,
         headers: tuple[tuple[bytes, bytes], ...] = (),
         unsupported_feature: bool = False,
+        is_final: bool = False,
         reason: str | None = None,
     ) -> None:
         """`details` and `issues` are the validation members (shape B3), `fields` the paths of the
         caller's own body that a backend named (shape B11), `headers` ready ASGI headers,
         `unsupported_feature` whether it counts in that budget instead of the failed one,
-        and `reason` an operator's explanation for the log: never sent, never user content.
+        `is_final` that no retry can help where one usually does, and `reason` an operator's
+        explanation for the log: never sent, never user content.
         """
         super().__init__(public_name(code))
         self.code = code
@@ -39,7 +41,13 @@ class ApiError(Exception):
         self.retry_after_seconds = retry_after_seconds
         self.headers = headers
         self.unsupported_feature = unsupported_feature
+        self.is_final = is_final
         self.reason = reason
+
+    @property
+    def should_retry(self) -> bool:
+        """Whether the same request can succeed later, without a change by anybody."""
+        return row_of(self.code).should_retry and not self.is_final
 
     @property
     def status(self) -> int:

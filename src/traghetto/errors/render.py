@@ -49,12 +49,12 @@ class ErrorStyle:
 def render_error(error: ApiError, request_id: str, style: ErrorStyle) -> RenderedError:
     """The answer for `error`."""
     row = row_of(error.code)
-    headers = [_JSON, _SHOULD_RETRY[row.should_retry]]
+    headers = [_JSON, _SHOULD_RETRY[error.should_retry]]
     if style.code_header:
         headers.append((b"x-error-code", public_name(error.code).encode()))
     if row.status == 401:
         headers.append(_CHALLENGE)
-    if row.status in {429, 503}:
+    if row.status in {429, 503} and error.should_retry:
         headers.append((b"retry-after", b"%d" % _wait_seconds(error)))
     headers.extend(error.headers)
     message = message_of(error, request_id)

@@ -76,6 +76,7 @@ def engine_error(
         fields=tuple(field for field in failure.fields if _exists(body, field)),
         retry_after_seconds=failure.retry_after_seconds,
         unsupported_feature=unsupported_feature,
+        is_final=failure.kind is FailureKind.FRUITLESS,
         reason=failure.reason,
     )
 

@@ -352,7 +352,8 @@ def _is_editor(model: Model) -> bool:
 def _served(model: Model | None) -> Model:
     """The model of an endpoint that has no choice of any."""
     if model is None:
-        raise ApiError(ErrorCode.MODEL_OFFLINE, reason="no model of this kind is configured")
+        reason = "no model of this kind is configured"
+        raise ApiError(ErrorCode.MODEL_OFFLINE, is_final=True, reason=reason)
     return model
 
 
