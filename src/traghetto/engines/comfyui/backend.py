@@ -34,6 +34,7 @@ from traghetto.engines.image_protocols import (
 from traghetto.engines.openai.answers import json_object, refusal
 from traghetto.engines.openai.client import HttpClient, media_type, read_body, read_prefix
 from traghetto.engines.openai.multipart import multipart_body
+from traghetto.engines.openai.on_server import OnServer
 from traghetto.engines.protocols import BackendModel
 from traghetto.ids import new_record_id
 
@@ -58,7 +59,7 @@ _TRANSIENT: Final = frozenset(
 _encode = msgspec.json.Encoder().encode
 
 
-class ComfyUIBackend:
+class ComfyUIBackend(OnServer):
     """One workflow on one ComfyUI; it does what the workflow is for."""
 
     def __init__(
@@ -71,24 +72,11 @@ class ComfyUIBackend:
         rng: random.Random,
     ) -> None:
         """Backends of one server share `client`; `rng` draws the seeds that callers leave out."""
-        self._name = name
-        self._client = client
+        super().__init__(name, client, workflow.name, clock=clock)
         self._workflow = workflow
-        self._clock = clock
         self._rng = rng
         self._client_id = new_record_id()
         self._tidying: set[asyncio.Task[None]] = set()
-        self._is_open = True
-        client.join()
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def model(self) -> str:
-        """The name under which `models` lists the workflow."""
-        return self._workflow.name
 
     async def generate(self, call: GenerateCall) -> list[EngineImage]:
         self._check_purpose("image")
@@ -138,11 +126,9 @@ class ComfyUIBackend:
         return [BackendModel(self._workflow.name, type="image")]
 
     async def aclose(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            if self._tidying:
-                await asyncio.wait(self._tidying)
-            await self._client.leave()
+        if self._tidying:
+            await asyncio.wait(self._tidying)
+        await super().aclose()
 
     def _check_purpose(self, purpose: Purpose) -> None:
         if self._workflow.purpose != purpose:

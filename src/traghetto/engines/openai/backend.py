@@ -21,8 +21,8 @@ from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.openai.answers import json_object, refusal
 from traghetto.engines.openai.bodies import BodyInPieces
 from traghetto.engines.openai.client import HttpClient, media_type, read_piece
-from traghetto.engines.openai.discovery import describe_models
-from traghetto.engines.protocols import BackendModel, ChatCall
+from traghetto.engines.openai.on_server import OnOpenAIServer
+from traghetto.engines.protocols import ChatCall
 from traghetto.wire.completion import decode_answer
 from traghetto.wire.sse import DONE, SseDecoder, SseNotUtf8, SseTooLarge
 
@@ -39,7 +39,7 @@ has taken it, so a burst must not go there in one piece that no socket accepts."
 _encode = msgspec.json.Encoder().encode
 
 
-class OpenAIBackend:
+class OpenAIBackend(OnOpenAIServer):
     """One model of one OpenAI-compatible server; a `ChatBackend`."""
 
     def __init__(
@@ -52,24 +52,9 @@ class OpenAIBackend:
         tokenize: Tokenizer | None = None,
     ) -> None:
         """`model` is the server's name for it; backends of one server share `client`."""
-        self._name = name
-        self._client = client
-        self._model = model
-        self._clock = clock
+        super().__init__(name, client, model, clock=clock)
         self._tokenize = tokenize
         self._chat_url = client.api / "chat" / "completions"
-        self._known_models: dict[str, BackendModel] = {}
-        self._is_open = True
-        client.join()
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def model(self) -> str:
-        """The server's name for the model."""
-        return self._model
 
     async def complete(self, call: ChatCall) -> dict[str, Any]:
         body = _chat_body(call, {"model": self._model, "stream": False})
@@ -112,18 +97,6 @@ class OpenAIBackend:
             tokens = answer.get("tokens")
             count = len(tokens) if isinstance(tokens, list) else None
         return count if type(count) is int and count >= 0 else None
-
-    async def models(self) -> list[BackendModel]:
-        async with self._client.request("GET", self._client.api / "models") as response:
-            listing = await json_object(response, self._clock)
-        models = await describe_models(self._client, listing, self._known_models)
-        self._known_models = {model.id: model for model in models}
-        return models
-
-    async def aclose(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            await self._client.leave()
 
     async def _post(self, url: URL, body: dict[str, Any]) -> dict[str, Any]:
         async with self._client.request("POST", url, _encode(body)) as response:

@@ -17,9 +17,8 @@ from traghetto.engines.image_answers import JSON_IMAGES_BYTES_MAX, backend_seed,
 from traghetto.engines.image_protocols import EditCall, EngineImage, GenerateCall
 from traghetto.engines.openai.answers import json_object
 from traghetto.engines.openai.client import HttpClient
-from traghetto.engines.openai.discovery import describe_models
 from traghetto.engines.openai.multipart import multipart_body
-from traghetto.engines.protocols import BackendModel
+from traghetto.engines.openai.on_server import OnOpenAIServer
 
 _GPT_IMAGE: Final = ("gpt-image", "chatgpt-image")
 """Models that always answer in base64 and refuse to be asked for it; they know qualities."""
@@ -29,29 +28,14 @@ _STRICT: Final = (*_GPT_IMAGE, "dall-e")
 _encode = msgspec.json.Encoder().encode
 
 
-class OpenAIImageBackend:
+class OpenAIImageBackend(OnOpenAIServer):
     """One model of one server with OpenAI's image API; an `ImageGenerator` and `ImageEditor`."""
 
     def __init__(self, name: str, client: HttpClient, model: str, *, clock: Clock) -> None:
         """`model` is the server's name for it; backends of one server share `client`."""
-        self._name = name
-        self._client = client
-        self._model = model
-        self._clock = clock
+        super().__init__(name, client, model, clock=clock)
         self._is_gpt_image = model.startswith(_GPT_IMAGE)
         self._is_strict = model.startswith(_STRICT)
-        self._known_models: dict[str, BackendModel] = {}
-        self._is_open = True
-        client.join()
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def model(self) -> str:
-        """The server's name for the model."""
-        return self._model
 
     async def generate(self, call: GenerateCall) -> list[EngineImage]:
         if call.references:
@@ -90,18 +74,6 @@ class OpenAIImageBackend:
         content_type, body = multipart_body(fields, files)
         (image,) = await self._images("edits", body, content_type, 1)
         return image
-
-    async def models(self) -> list[BackendModel]:
-        async with self._client.request("GET", self._client.api / "models") as response:
-            listing = await json_object(response, self._clock)
-        models = await describe_models(self._client, listing, self._known_models)
-        self._known_models = {model.id: model for model in models}
-        return models
-
-    async def aclose(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            await self._client.leave()
 
     def _format_and_quality(self, quality: str | None) -> dict[str, str]:
         if not self._is_gpt_image:

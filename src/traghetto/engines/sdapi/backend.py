@@ -24,6 +24,7 @@ from traghetto.engines.image_protocols import (
 from traghetto.engines.openai.answers import json_object, json_value
 from traghetto.engines.openai.bodies import BodyInPieces
 from traghetto.engines.openai.client import HttpClient
+from traghetto.engines.openai.on_server import OnServer
 from traghetto.engines.protocols import BackendModel
 
 WHATEVER_IS_LOADED: Final = "loaded"
@@ -38,30 +39,8 @@ _ALIASES: Final = ("title", "model_name", "hash", "sha256")
 _encode = msgspec.json.Encoder().encode
 
 
-class _SdapiServer:
+class _SdapiServer(OnServer):
     """What both kinds of backends share: one server, asked with JSON."""
-
-    def __init__(self, name: str, client: HttpClient, model: str, *, clock: Clock) -> None:
-        self._name = name
-        self._client = client
-        self._model = model
-        self._clock = clock
-        self._is_open = True
-        client.join()
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def model(self) -> str:
-        """The name by which `models` lists what this backend uses."""
-        return self._model
-
-    async def aclose(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            await self._client.leave()
 
     async def _post(self, operation: str, body: bytes | BodyInPieces) -> dict[str, Any]:
         async with self._client.request(
