@@ -1,7 +1,7 @@
 """From what somebody else's library raised or returned to an exception of ours.
 
-Nothing is imported for it: an answer is whatever has a `status_code`, an exception what its classes
-are called, so that this works with `openai`, `httpx`, `httpx2` and `requests` alike.
+Nothing is imported for it: an answer is whatever has a `status_code`, and an exception is known by
+the names of its classes, so that this works with `openai`, `httpx`, `httpx2` and `requests` alike.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def classify(failure: object) -> TraghettoError:
     """
     if isinstance(failure, TraghettoError):
         return failure
-    response = failure if hasattr(failure, "status_code") else getattr(failure, "response", None)
-    if response is not None and hasattr(response, "status_code"):
-        return _of_response(failure, response)
+    response = getattr(failure, "response", None)
+    answer = failure if response is None else response
+    if hasattr(answer, "status_code"):
+        return _of_answer(failure, answer)
     if not isinstance(failure, BaseException):
         raise TypeError(f"{type(failure).__name__} is neither an answer nor an exception")
     body = getattr(failure, "body", None)
@@ -70,15 +71,16 @@ def connection_failure(failure: BaseException) -> ConnectionFailed:
     raise TypeError(f"{type(failure).__name__} is not about a request") from failure
 
 
-def _of_response(failure: Any, response: Any) -> ApiStatusError:
-    status = int(response.status_code)
+def _of_answer(failure: Any, answer: Any) -> ApiStatusError:
+    """The exception for an answer; where its body was not read, `failure` may have a part of it."""
+    status = int(answer.status_code)
     if status < HTTPStatus.BAD_REQUEST:
         raise ValueError(f"an answer with status {status} is no error")
     try:
-        body = response.content
+        body = answer.content
     except Exception:  # noqa: BLE001 (each library has its own for a body that was not read)
         body = None
     if not isinstance(body, bytes) or not body:
         member = getattr(failure, "body", None)
         body = None if member is None else {"error": member}
-    return error_of(status, dict(response.headers), body)
+    return error_of(status, dict(getattr(answer, "headers", {})), body)
