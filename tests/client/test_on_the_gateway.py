@@ -15,6 +15,7 @@ import pytest
 
 import traghetto.client as ours
 from client.fronts import MESSAGES, Front
+from client.losing_network import losing_first_answer
 from support.configuration import IMAGE_MODELS, model_toml
 from support.gateway import RunningGateway, running_gateway
 from support.images import png
@@ -264,6 +265,26 @@ def test_a_repeated_key_is_answered_again_and_charged_once(
     assert second.was_replayed
     assert second.content == first.content
     assert front.ask(lambda client: client.balance(), **known).usd == left
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+def test_an_answer_that_is_lost_on_its_way_is_charged_once(
+    gateway: RunningGateway, front: Front, streams: bool
+) -> None:
+    """The gateway answered, the connection broke: the client asks again and gets that answer."""
+    known = options(gateway, admin=True)
+    front.chat("ferry", **known)
+    cost = 10 - front.ask(lambda client: client.balance(), **known).usd
+    with losing_first_answer(gateway.address) as url:
+        lost = known | {"base_url": f"{url}/api/v1"}
+        if streams:
+            got = front.stream("ferry", **lost)
+            assert got.error is None
+            assert got.headers["idempotent-replayed"] == "true"
+        else:
+            assert front.chat("ferry", **lost).was_replayed
+    left = front.ask(lambda client: client.balance(), **known).usd
+    assert left == 10 - 2 * cost
 
 
 def test_another_model_stands_in(gateway: RunningGateway, front: Front) -> None:

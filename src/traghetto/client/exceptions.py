@@ -51,7 +51,7 @@ class TraghettoError(Exception):
     """Whatever this package raises about a request."""
 
     code: str | None = None
-    """The name of the code in the contract, such as `MODEL_OFFLINE`."""
+    """The name of the code in the contract, such as `MODEL_OFFLINE`, or the server's own."""
     retryable: bool = False
     """Whether the same request can succeed later without a change."""
     retry_after: float | None = None

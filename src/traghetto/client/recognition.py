@@ -4,7 +4,10 @@ venice.ai puts the name of a code into no header and, but for one, into no body:
 are all there is. So the sentences of the catalogue are looked up, then the `code` members that
 stand for one, then the wordings in which live servers differ from the publication (contract A.2).
 
-Invariant: an error is never given a code that contradicts its status, unless a wording says so.
+What has no published code keeps the name that its server gives it, if that gives one.
+
+Invariant: a status and a code that contradict each other come together only where the server itself
+names the code, or a wording of a live server is known to come with another status.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ _CODES: Final[tuple[Code, ...]] = (*ErrorCode, *Adjunct)
 
 
 def code_of(reading: Reading) -> str | None:
-    """The name of the code, published or an adjunct's; None if it cannot be told."""
+    """The name of the code, published or not; None if it has none, or none that can be told."""
     sent = reading.headers.get(CODE_HEADER, "")
     if _NAME.fullmatch(sent):
         return sent
@@ -35,8 +38,10 @@ def code_of(reading: Reading) -> str | None:
         or _by_code_member(reading)
         or _by_beginning(reading)
         or _by_wording(reading)
-        or _by_shape(reading)
     )
+    if recognised is None and (named := _own_name(reading)) is not None:
+        return named
+    recognised = recognised or _by_shape(reading)
     return None if recognised is None else public_name(recognised)
 
 
@@ -116,7 +121,8 @@ def _by_code_member(reading: Reading) -> ErrorCode | None:
         return ErrorCode.INSUFFICIENT_BALANCE
     if reading.text("type") == _PROVIDER_POLICY:
         return ErrorCode.CONTENT_POLICY_VIOLATION
-    return _CODE_MEMBERS.get(name)
+    meant = _CODE_MEMBERS.get(name)
+    return meant if meant is not None and _fits(meant, reading) else None
 
 
 def _by_beginning(reading: Reading) -> Code | None:
@@ -133,6 +139,12 @@ def _by_wording(reading: Reading) -> ErrorCode | None:
         if reading.status in {status, None} and pattern.match(message):
             return code
     return None
+
+
+def _own_name(reading: Reading) -> str | None:
+    """A name that is not published: in `code`, or in `error` beside the sentence (shape B12)."""
+    names = (reading.code_member, reading.text("error") if reading.text("message") else None)
+    return next((name for name in names if name and _NAME.fullmatch(name)), None)
 
 
 def _by_shape(reading: Reading) -> ErrorCode | None:
