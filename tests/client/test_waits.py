@@ -59,7 +59,8 @@ def test_limits_matter_to_429_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "wait"), [(30, 30.0), (1.5, 1.5), (-1, 0.0), (True, None), ("30", None)]
+    ("value", "wait"),
+    [(30, 30.0), (1.5, 1.5), (-1, None), (10**400, None), (True, None), ("30", None)],
 )
 def test_wait_inside_a_stream(value: object, wait: float | None) -> None:
     """An error frame says it in its body."""

@@ -70,7 +70,7 @@ from traghetto.client.exceptions import (
     X402InvalidSignIn,
     X402WalletMismatch,
 )
-from traghetto.client.reading import Issue
+from traghetto.client.issues import Issue
 
 if TYPE_CHECKING:
     from traghetto.client.async_client import AsyncChatStream, AsyncClient

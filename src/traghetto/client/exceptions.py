@@ -29,8 +29,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
-from traghetto.client.reading import Issue, Reading
-from traghetto.errors import Adjunct, Code, ErrorCode, Row, row_of
+from traghetto.client.issues import Issue
+from traghetto.client.reading import Reading
+from traghetto.errors import Adjunct, ErrorCode, Row, row_of
 
 ISSUES_SHOWN_MAX: Final = 3
 
@@ -96,7 +97,7 @@ class ApiStatusError(TraghettoError):
         self.code = code
         self.in_stream = reading.status is None
         """Whether the answer had begun before, so that part of it may have been received."""
-        self.status = reading.status or _row(code, ErrorCode.INFERENCE_FAILED).status
+        self.status = _status(reading, code)
         """The HTTP status; of an error inside a stream, the one that its code would have had."""
         self.message = reading.message
         self.retryable = _retryable(reading, code)
@@ -452,7 +453,7 @@ def exception_of(reading: Reading, code: str | None) -> ApiStatusError:
     """The exception for an error of this code; of its family, if the code has no class."""
     if code is not None and code in ErrorCode.__members__:
         return CLASSES[ErrorCode[code]](reading, code)
-    status = reading.status or _row(code, ErrorCode.INFERENCE_FAILED).status
+    status = _status(reading, code)
     family = _FAMILIES.get(status)
     if family is None:
         is_server_error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -460,8 +461,10 @@ def exception_of(reading: Reading, code: str | None) -> ApiStatusError:
     return family(reading, code)
 
 
-def _row(code: str | None, otherwise: Code) -> Row:
-    return _ROWS.get(code or "", row_of(otherwise))
+def _status(reading: Reading, code: str | None) -> int:
+    """The status of an answer; inside a stream that of the code, or of a failure without one."""
+    row = _ROWS.get(code or "", row_of(ErrorCode.INFERENCE_FAILED))
+    return row.status if reading.status is None else reading.status
 
 
 def _retryable(reading: Reading, code: str | None) -> bool:
@@ -469,14 +472,16 @@ def _retryable(reading: Reading, code: str | None) -> bool:
 
     Money, keys and the request itself do not mend by waiting, whatever a header says.
     """
-    row = _ROWS.get(code or "")
-    status = reading.status or _row(code, ErrorCode.INFERENCE_FAILED).status
+    status = _status(reading, code)
     if status < HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.TOO_MANY_REQUESTS:
         return False
     told = reading.headers.get("x-should-retry")
     if told in {"true", "false"} and reading.status is not None:
         return told == "true"
-    return row.should_retry if row is not None else status in _TEMPORARY
+    if code in _ROWS and code != ErrorCode.UNKNOWN_ERROR.name:
+        return _ROWS[code].should_retry
+    # Our own gateway says of each unknown error that it stays; of another's nobody knows (A.1 #34).
+    return status in _TEMPORARY
 
 
 _TEMPORARY: Final = {

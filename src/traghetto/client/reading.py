@@ -16,24 +16,13 @@ from typing import Any, Final
 
 import msgspec
 
+from traghetto.client.issues import Issue, issues_of
 from traghetto.client.waits import wait_seconds
 
 PLAIN_TEXT_CHARACTERS_MAX: Final = 300
 """A body that is text and no JSON is a message only if it is this short."""
-
-
-@dataclass(frozen=True, slots=True)
-class Issue:
-    """One thing that is wrong with a request."""
-
-    path: tuple[str | int, ...]
-    """Where in the body it is; empty for the body itself."""
-    message: str
-    code: str | None = None
-    """Its kind, such as `invalid_type`; None where the server only gave a sentence."""
-
-    def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.path))}: {self.message}" if self.path else self.message
+FRAME_WAIT_SECONDS_MAX: Final = 86_400
+"""A frame that asks for a longer wait than a day is taken to say nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +87,10 @@ def read_error(
         decoded,
         _message(decoded, status),
         details,
-        tuple(_issues(found.get("issues", decoded))) or tuple(_issues_of_details(details)),
-        _frame_wait(found) if status is None else wait_seconds(lowered, status, now),
+        issues_of(found.get("issues", decoded), details),
+        _frame_wait(found.get("retry_after"))
+        if status is None
+        else wait_seconds(lowered, status, now),
     )
 
 
@@ -138,44 +129,7 @@ def _message(body: Any, status: int | None) -> str:
         return "The server gave no reason"
 
 
-def _issues(listed: Any) -> Iterator[Issue]:
-    """The issues of a list as Zod writes it; of a union, those of its branches."""
-    for item in listed if isinstance(listed, list) else ():
-        if not isinstance(item, dict) or not isinstance(message := item.get("message"), str):
-            continue
-        path = item.get("path")
-        steps = path if isinstance(path, list) else [] if path is None else [path]
-        branches = item.get("unionErrors")
-        nested = [
-            issue
-            for branch in (branches if isinstance(branches, list) else ())
-            if isinstance(branch, dict)
-            for issue in _issues(branch.get("issues"))
-        ]
-        if nested:
-            yield from dict.fromkeys(nested)
-        else:
-            code = item.get("code")
-            steps = [step if isinstance(step, int) else str(step) for step in steps]
-            yield Issue(tuple(steps), message, code if isinstance(code, str) else None)
-
-
-def _issues_of_details(details: Any, path: tuple[str | int, ...] = ()) -> Iterator[Issue]:
-    """The sentences at the nodes of `details`, which some servers send alone."""
-    if isinstance(details, str) and details and not path:
-        yield Issue((), details)
-    if not isinstance(details, dict):
-        return
-    sentences = details.get("_errors")
-    for sentence in sentences if isinstance(sentences, list) else ():
-        if isinstance(sentence, str):
-            yield Issue(path, sentence)
-    for name, node in details.items():
-        if name != "_errors":
-            yield from _issues_of_details(node, (*path, int(name) if name.isdecimal() else name))
-
-
-def _frame_wait(found: Mapping[str, Any]) -> float | None:
-    seconds = found.get("retry_after")
+def _frame_wait(seconds: Any) -> float | None:
+    """The seconds that an error frame asks to wait."""
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    return max(0.0, float(seconds)) if is_number and seconds is not None else None
+    return float(seconds) if is_number and 0 <= seconds <= FRAME_WAIT_SECONDS_MAX else None

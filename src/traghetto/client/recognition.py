@@ -23,6 +23,9 @@ CODE_HEADER: Final = "x-error-code"
 PREFIX_CHARACTERS_MIN: Final = 15
 """Shorter sentences of the catalogue are recognised whole only."""
 
+MESSAGE_CHARACTERS_MAX: Final = 1000
+"""As much of a sentence is looked at; those that are known are shorter."""
+
 _NAME: Final = re.compile(r"[A-Z][A-Z0-9_]{2,63}", re.ASCII)
 _CODES: Final[tuple[Code, ...]] = (*ErrorCode, *Adjunct)
 """The published ones first: where a sentence is that of several, they have it."""
@@ -47,7 +50,7 @@ def code_of(reading: Reading) -> str | None:
 
 def _plain(text: str) -> str:
     """A sentence without what differs for no reason: case, spacing, the full stop."""
-    return " ".join(text.casefold().split()).rstrip(".")
+    return " ".join(text[:MESSAGE_CHARACTERS_MAX].casefold().split()).rstrip(".")
 
 
 def _fits(code: Code, reading: Reading) -> bool:

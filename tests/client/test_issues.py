@@ -79,3 +79,17 @@ def test_details_may_be_a_sentence() -> None:
 def test_a_message_is_found_or_made(body: bytes, message: str) -> None:
     """There is always a sentence, and never a page."""
     assert error_of(400, {}, body).message == message
+
+
+def test_no_tree_is_too_deep_or_odd() -> None:
+    """A hostile server cannot break the one who reads its errors."""
+    tree: Any = {"_errors": ["deep"]}
+    union: Any = []
+    for _ in range(500):
+        tree = {"9" * 5000: tree, "_errors": []}
+        union = [{"message": "m", "unionErrors": [{"issues": union}]}]
+    assert issues({"details": tree}) == ()
+    assert [issue.message for issue in issues({"issues": union})] == ["m"]
+    assert issues({"issues": [{"path": [None, [], 1, "a"], "message": "m"}, None, {}]}) == (
+        Issue((1, "a"), "m"),
+    )
