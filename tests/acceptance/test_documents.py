@@ -155,6 +155,21 @@ def test_programs_of_the_how_tos(gateway: Running) -> None:
     assert gateway.run([sys.executable, "-c", program]).strip() == "True"
 
 
+def test_programs_of_the_page_on_the_client(gateway: Running) -> None:
+    """Each program on the page about the Python client runs, and prints what stands below it."""
+    page = ROOT / "docs" / "how-to" / "python-client.md"
+    (setup,) = blocks(page, "sh")
+    programs = re.findall(
+        r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```)?",
+        page.read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert len(programs) == 5
+    for program, printed in programs:
+        output = gateway.shell(f"{setup}python -W error - <<'END'\n{program}END")
+        assert output == printed if printed else output
+
+
 @pytest.mark.parametrize("name", ["keys-and-limits.md", "operate.md"])
 def test_commands_of_the_how_tos(name: str, tmp_path: Path) -> None:
     """Printed commands succeed in order, for a reader who has an account and a key."""

@@ -9,6 +9,7 @@ from support.repository import ROOT, SOURCE, python_sources
 from traghetto.errors import Adjunct, ErrorCode
 
 STATUSES_ALLOWED = {
+    "client/recognition.py": "the statuses of servers, whose wordings it translates to codes",
     "endpoints/api_keys.py": "500 active keys",
     "engines/classify.py": "the statuses of backends, which it translates to failure kinds",
     "http/dispatch.py": "health answers, which are not errors, and 499, which is never sent",

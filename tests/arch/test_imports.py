@@ -11,6 +11,7 @@ from support.repository import ROOT, SOURCE
 EXEMPT = {
     "Only storage imports a database driver": {"storage"},
     "Only the edge imports the web framework": {"http"},
+    "Only the command line imports the client": {"cli", "client"},
 }
 """Who may do what a contract forbids."""
 
@@ -47,3 +48,17 @@ def test_command_line_loads_no_server() -> None:
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout
     assert loaded.split() == []
+
+
+def test_client_loads_no_server() -> None:
+    """Importing the client, down to the module that sends, loads nothing of the server's."""
+    script = (
+        "import sys, traghetto.client; from traghetto.client import AsyncClient, Client\n"
+        "heavy = {'aiohttp', 'apsw', 'click', 'starlette', 'uvicorn'}\n"
+        "ours = {n for n in sys.modules if n.startswith('traghetto.') and n.count('.') == 1}\n"
+        "print(*sorted(heavy & set(sys.modules)), *sorted(ours))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stdout
+    assert loaded.split() == ["traghetto.client", "traghetto.errors", "traghetto.wire"]

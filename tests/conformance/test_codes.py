@@ -16,7 +16,7 @@ from conformance.recipes import (
     Scene,
     upstream_and_toml,
 )
-from support.client import PUBLISHED, Answer
+from support.client import PUBLISHED, Answer, assert_recognised
 from support.gateway import running_gateway
 from traghetto.clock import ManualClock
 from traghetto.errors import Adjunct, ErrorCode
@@ -51,6 +51,7 @@ def test_code(recipe: Recipe, stream: bool, tmp_path: Path) -> None:
         answer = recipe.provoke(scene)
         assert_bytes(recipe, answer)
         assert_headers(recipe, answer)
+        assert_recognised(answer)
         assert_books(recipe, scene)
         records = gateway.records()
     assert_log(recipe, answer, records)

@@ -14,7 +14,7 @@ from conformance.image_recipes import (
     ImageRecipe,
     Scene,
 )
-from support.client import PUBLISHED, Answer
+from support.client import PUBLISHED, Answer, assert_recognised
 from support.gateway import running_gateway
 from traghetto.clock import ManualClock
 
@@ -31,6 +31,7 @@ def test_code(recipe: ImageRecipe, tmp_path: Path) -> None:
         scene.key_of(account={"usd": "10"})
         answer = recipe.provoke(scene)
         assert_answer(recipe, answer)
+        assert_recognised(answer)
         mine = gateway.perform("keys.list")["keys"][-1]
         assert (mine["spent_usd"], mine["spent_diem"]) == ("0", "0")
         assert gateway.gateway.book.open_holds == 0

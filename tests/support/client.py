@@ -17,6 +17,7 @@ from typing import Any
 from support.gateway import GatewayProcess, RunningGateway
 from support.repository import ROOT
 from support.upstream import DONE
+from traghetto.client import error_of
 
 CHAT = "/api/v1/chat/completions"
 QUESTION = "What is a ferry?"
@@ -155,6 +156,23 @@ def assert_published(answer: Answer, code: str) -> None:
     assert answer.headers["x-should-retry"] in {"true", "false"}
     may_wait = row.status in {429, 503} and answer.headers["x-should-retry"] == "true"
     assert ("retry-after" in answer.headers) == may_wait
+
+
+def assert_recognised(answer: Answer) -> None:
+    """Our own client raises the exception of its code, also where the server does not name it."""
+    named = answer.headers["x-error-code"]
+    bare = {name: value for name, value in answer.headers.items() if name != "x-error-code"}
+    for headers in (answer.headers, bare):
+        error = error_of(answer.status, headers, answer.body)
+        # A request that is no HTTP is answered in the words of a published code.
+        known = named if "x-error-code" in headers or named != "MALFORMED_HTTP" else error.code
+        assert error.code == known
+        assert (type(error).published is None) == (error.code not in PUBLISHED)
+        assert error.request_id == answer.request_id
+        assert error.retryable is (answer.headers["x-should-retry"] == "true")
+        waits = answer.headers.get("retry-after")
+        assert error.retry_after == (None if waits is None else float(waits))
+        assert len(error.issues) >= bool(answer.json.get("issues"))
 
 
 # --- asking -------------------------------------------------------------------------------------
