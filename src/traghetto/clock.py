@@ -8,7 +8,10 @@ from __future__ import annotations
 import functools
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+UTC_NS_MAX: Final = 7_258_118_400_000_000_000
+"""The year 2200: as far as clocks are moved, and well within the columns of the books."""
 
 
 class Clock(Protocol):

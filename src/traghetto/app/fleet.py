@@ -43,7 +43,7 @@ from traghetto.catalog.model import (
 )
 from traghetto.catalog.model_table import is_usable_id
 from traghetto.clock import Clock
-from traghetto.engines.breaker import SINGLE_USER, Guard
+from traghetto.engines.breaker import NEVER, SINGLE_USER, Guard
 from traghetto.engines.comfyui.backend import ComfyUIBackend
 from traghetto.engines.comfyui.workflow import digest_of_workflow, read_workflow
 from traghetto.engines.failures import EngineFailure, FailureKind
@@ -311,6 +311,8 @@ class FleetBuilder:
         }
 
     def _guard(self) -> Guard:
+        if self._launch.is_lab:
+            return NEVER
         return SINGLE_USER if self._count_accounts() <= 1 else Guard()
 
     async def _replica(self, model: Model, source: BackendSource) -> Replica[ChatBackend]:

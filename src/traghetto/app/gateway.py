@@ -7,8 +7,8 @@ application. Nothing here is touched per request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence, Set
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence, Set
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -84,7 +84,15 @@ class Started:
 class Gateway:
     """A running gateway without its HTTP server; made by `open_gateway`."""
 
-    def __init__(self, launch: Launch, settings: Settings, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        roots: Iterable[Endpoint] = (),
+    ) -> None:
+        """`roots` are served below the root, beside the API."""
         self._launch = launch
         self._clock = clock
         self._store = store
@@ -178,6 +186,7 @@ class Gateway:
                 authorise_metrics=self._authorise_metrics,
                 access_log=settings.access_log,
             ),
+            roots,
         )
 
     async def start(self, configuration: Configuration) -> Started:
@@ -210,6 +219,13 @@ class Gateway:
         return Started(
             admin_key, built.models, built.free_line, tuple(suggestions), tuple(warnings)
         )
+
+    async def cancel_requests(self) -> None:
+        """End the requests under way, each with an answer that says that the gateway stops."""
+        requests = set(self._requests)
+        for task in requests:
+            task.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Stop the background work, then the backends, then the store."""
@@ -354,9 +370,12 @@ class Gateway:
 
 @asynccontextmanager
 async def open_gateway(
-    launch: Launch, configuration: Configuration, clock: Clock | None = None
+    launch: Launch,
+    configuration: Configuration,
+    clock: Clock | None = None,
+    roots: Iterable[Endpoint] = (),
 ) -> AsyncIterator[tuple[Gateway, Started]]:
-    """A started gateway, closed when the context is left.
+    """A started gateway, closed when the context is left; `roots` are served beside the API.
 
     Raises ValueError or OSError, with a sentence for the operator, if it cannot start.
     """
@@ -365,17 +384,18 @@ async def open_gateway(
     configure_logging(settings.log_level, clock)
     store = SqliteStore(settings.data_dir, durability=settings.durability)
     try:
-        gateway = Gateway(launch, settings, store, clock)
+        gateway = Gateway(launch, settings, store, clock, roots)
     except BaseException:
         await store.aclose()
         raise
     try:
         started = await gateway.start(configuration)
-        control = await serve_control(settings.data_dir / SOCKET_NAME, gateway.administration)
-        try:
+        async with AsyncExitStack() as opened:
+            if not launch.is_lab:  # which has a control of its own, and a folder of any length
+                socket_path = settings.data_dir / SOCKET_NAME
+                control = await serve_control(socket_path, gateway.administration)
+                opened.push_async_callback(control.aclose)
             yield gateway, started
-        finally:
-            await control.aclose()
     finally:
         await gateway.aclose()
 

@@ -23,6 +23,10 @@ class Launch:
     """Servers all of whose models are to be served."""
     gguf_files: tuple[Path, ...] = ()
 
+    is_lab: bool = False
+    """Whether it is for tests: backends that fail on purpose are not left alone for it, and no
+    operator's command has to reach it."""
+
     @property
     def adds_models(self) -> bool:
         """Whether models come from elsewhere than the file."""

@@ -17,6 +17,7 @@ from traghetto import __version__
 
 COMMANDS: Final = {
     "serve": ("traghetto.cli.serve:serve", "Run the gateway."),
+    "lab": ("traghetto.cli.lab:lab", "Run a gateway for tests, with every failure on command."),
     "keys": ("traghetto.cli.keys:keys", "Create, list and revoke API keys."),
     "accounts": ("traghetto.cli.accounts:accounts", "Create, credit and list accounts."),
     "usage": ("traghetto.cli.usage:usage", "Show what was used and charged."),

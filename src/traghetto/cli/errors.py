@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 
-from traghetto.cli.output import print_json, print_table
+from traghetto.cli.output import note, print_json, print_table
 from traghetto.errors import (
     Adjunct,
     Code,
@@ -19,6 +22,8 @@ from traghetto.errors import (
     row_of,
 )
 from traghetto.errors.exception import ApiError
+from traghetto.testing import Lab, LabRefused, start_lab
+from traghetto.testing.verification import Server, verify
 
 SHAPES: Final = {
     Shape.PLAIN: '{"error"}',
@@ -68,6 +73,61 @@ def show_error(name: str, as_json: bool) -> None:
     for label, value in facts.items():
         shown = _WORDS[value] if value is None or isinstance(value, bool) else value
         click.echo(f"{label.replace('_', ' ') + ':':<20}{shown}")
+
+
+@errors.command("verify")
+@click.option(
+    "--base-url",
+    metavar="URL",
+    help="The API to verify, such as http://127.0.0.1:8421/api/v1; a lab of its own if not given.",
+)
+@click.option(
+    "--api-key",
+    envvar="TRAGHETTO_API_KEY",
+    help="A key for a server that is no lab. Nothing is charged to it.",
+)
+@click.option(
+    "--model", default="chat", show_default=True, help="A model for chats, where it is no lab."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def verify_errors(base_url: str | None, api_key: str | None, model: str, as_json: bool) -> None:
+    """Provoke every error, and compare what comes back with the contract.
+
+    Exits with 1 if an error is not as published, or is missing because its endpoint does not
+    exist. Of a server that is no lab only the errors are provoked that need no state there.
+    """
+    with _server(base_url, api_key, model) as server:
+        outcomes = []
+        for outcome in verify(server):
+            outcomes.append(outcome)
+            if not as_json:
+                note(f"{outcome.code}: {outcome.status}")
+    if as_json:
+        print_json(outcomes)
+    else:
+        rows = [(o.code, o.expected.status, o.status, o.reason) for o in outcomes]
+        print_table(("CODE", "STATUS", "RESULT", "WHY"), rows)
+    counts = Counter(outcome.status for outcome in outcomes)
+    note(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if counts["failed"] or counts["missing"]:
+        raise click.exceptions.Exit(1)
+
+
+@contextlib.contextmanager
+def _server(base_url: str | None, api_key: str | None, model: str) -> Iterator[Server]:
+    """What is to be verified; raises ClickException where nobody answers."""
+    if base_url is None:
+        with start_lab() as lab:
+            yield Server(lab.url, lab)
+        return
+    try:
+        lab = Lab.at(base_url)
+    except LabRefused:
+        yield Server(base_url.rstrip("/"), None, api_key, model)
+    except OSError as failure:
+        raise click.ClickException(f"{base_url} does not answer: {failure}") from failure
+    else:
+        yield Server(lab.url, lab)
 
 
 def error_row(code: Code) -> dict[str, Any]:

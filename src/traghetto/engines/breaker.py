@@ -70,6 +70,10 @@ class Guard:
 SINGLE_USER: Final = Guard(principals_min=1, requests_min=1)
 
 
+NEVER: Final = Guard(principals_min=1 << 62, requests_min=1 << 62)
+"""No evidence is enough: for a lab, in which backends fail on purpose."""
+
+
 class Breaker:
     """Decides whether a backend may be called, from how its calls ended."""
 

@@ -134,6 +134,14 @@ class Member(Generic[BackendT]):
             and self.breaker.state is BreakerState.CLOSED
         )
 
+    def trust(self, breaker: Breaker) -> None:
+        """Begin anew with `breaker`, as if nothing had ever failed."""
+        self.breaker = breaker
+        self.health = Health.UNKNOWN
+        self.cooled_by = None
+        self._failed_checks = 0
+        self._was_open = self._is_misconfigured = self._is_model_missing = False
+
     def begin(self) -> Attempt[BackendT]:
         """A call goes there; `is_usable` must hold."""
         return Attempt(self, self.breaker.begin())

@@ -74,11 +74,12 @@ class ReplicaPool(Generic[BackendT]):
         self._deadlines = deadlines
         self._clock = clock
         self._rng = rng
+        self._guard = guard
         self._members = tuple(
             Member(
                 replica,
                 model_id,
-                Breaker(clock, rng, guard),
+                self._new_breaker(),
                 report or _ignore_report,
                 on_attempt or _ignore_attempt,
             )
@@ -108,12 +109,20 @@ class ReplicaPool(Generic[BackendT]):
         for member in self._members:
             await member.backend.aclose()
 
+    def forget_failures(self) -> None:
+        """Trust every replica as at the start: for a lab, in which they fail on purpose."""
+        for member in self._members:
+            member.trust(self._new_breaker())
+
     def available(self) -> Availability:
         """Whether some replica is there: working, or only asking for a pause."""
         for member in self._members:
             if member.is_usable or member.is_waiting_only:
                 return Availability(up=True)
         return Availability(False, self._soonest_seconds())
+
+    def _new_breaker(self) -> Breaker:
+        return Breaker(self._clock, self._rng, self._guard)
 
     async def _run(
         self,

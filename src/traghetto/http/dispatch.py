@@ -86,22 +86,26 @@ class _Route:
 class Dispatch:
     """The ASGI application."""
 
-    def __init__(self, endpoints: Iterable[Endpoint], edge: EdgeServices) -> None:
-        """Raises ValueError if two endpoints share a method and a path."""
+    def __init__(
+        self, endpoints: Iterable[Endpoint], edge: EdgeServices, roots: Iterable[Endpoint] = ()
+    ) -> None:
+        """`endpoints` are served below each of the bases, `roots` below the root.
+
+        Raises ValueError if two of them share a method and a path.
+        """
         self.edge = edge
         self._openai_style = replace(edge.style, openai_objects=True)
         self.draining = False
         """Set by the server once it stops accepting connections."""
         exact: dict[str, list[Endpoint]] = {}
         prefixed: dict[str, list[Endpoint]] = {}
-        for endpoint in endpoints:
-            prefix = endpoint.prefix
-            table, fixed = (exact, endpoint.path) if prefix is None else (prefixed, prefix)
-            for base in BASES:
-                table.setdefault(base + fixed, []).append(endpoint)
         own = edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics)
-        for endpoint in own:
-            exact.setdefault(endpoint.path, []).append(endpoint)
+        for bases, served in ((BASES, endpoints), (("",), (*own, *roots))):
+            for endpoint in served:
+                prefix = endpoint.prefix
+                table, fixed = (exact, endpoint.path) if prefix is None else (prefixed, prefix)
+                for base in bases:
+                    table.setdefault(base + fixed, []).append(endpoint)
         self._exact = {path: _route(path, found) for path, found in exact.items()}
         longest_first = sorted(prefixed.items(), key=lambda item: -len(item[0]))
         self._prefixed = [(prefix, _route(prefix, found)) for prefix, found in longest_first]

@@ -14,13 +14,14 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 
-from traghetto.http.dispatch import Dispatch
+from traghetto.http.dispatch import EdgeServices
 from traghetto.http.front_door import FrontDoor, FrontDoorLimits
 from traghetto.http.protocol import Connection
+from traghetto.pipeline.exchange import Receive, Scope, Send
 from traghetto.settings import Settings
 from traghetto.telemetry import log_event
 
@@ -29,6 +30,21 @@ BACKLOG: int = 2048
 
 CANCEL_SECONDS_MAX: float = 10.0
 """How long cancelled requests may take to settle at the end of a drain."""
+
+
+class Application(Protocol):
+    """What is served: a `Dispatch`, or what stands for a changing one."""
+
+    draining: bool
+
+    @property
+    def edge(self) -> EdgeServices:
+        """What the connections share with it."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,7 @@ class ServerOptions:
 class Server(uvicorn.Server):
     """uvicorn's server with our connections, signals and drain."""
 
-    def __init__(self, dispatch: Dispatch, options: ServerOptions) -> None:
+    def __init__(self, dispatch: Application, options: ServerOptions) -> None:
         """Raises ValueError for a trusted proxy that is not an address or network."""
         edge = dispatch.edge
         door = FrontDoor(
@@ -191,7 +207,7 @@ def base_url(listener: socket.socket) -> str:
 
 
 async def serve(
-    dispatch: Dispatch,
+    dispatch: Application,
     options: ServerOptions,
     *,
     on_started: Callable[[str], None] = lambda _: None,
@@ -221,7 +237,9 @@ async def serve(
 
 
 @contextlib.asynccontextmanager
-async def running(dispatch: Dispatch, options: ServerOptions | None = None) -> AsyncIterator[str]:
+async def running(
+    dispatch: Application, options: ServerOptions | None = None
+) -> AsyncIterator[str]:
     """A server inside this event loop, on a free port unless told otherwise; its base URL.
 
     Takes no signals. Leaving the context drains. Raises what `serve` raises.
@@ -232,7 +250,7 @@ async def running(dispatch: Dispatch, options: ServerOptions | None = None) -> A
 
 @contextlib.asynccontextmanager
 async def _serving(
-    dispatch: Dispatch, options: ServerOptions
+    dispatch: Application, options: ServerOptions
 ) -> AsyncIterator[tuple[Server, str, asyncio.Task[None]]]:
     server = Server(dispatch, options)
     with contextlib.closing(bind(options.host, options.port)) as listener:
