@@ -140,6 +140,50 @@ def test_the_check_reads_the_workflow(tmp_path: Path) -> None:
     assert f'{path}: no "{{{{prompt}}}}"' in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("engine", "library", "extra"), [("grabcut", "cv2", "vision"), ("onnx", "onnxruntime", "onnx")]
+)
+def test_the_check_and_the_start_ask_for_the_same_libraries(
+    tmp_path: Path, engine: str, library: str, extra: str
+) -> None:
+    """Both name the model and what to install, here in a Python that finds the library no more."""
+    (tmp_path / "network.onnx").write_bytes(b"not looked at")
+    path = f'"{tmp_path}/network.onnx"' if engine == "onnx" else ""
+    config = tmp_path / "traghetto.toml"
+    members = {"type": '"inpaint"', "engine": f'"{engine}"', "onnx": path, "context_tokens": ""}
+    config.write_text(model_toml("cutter", pricing='{ inpaint = "0.03" }', **members))
+    hiding = (
+        "import importlib.util, sys; find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda n, p=None: None if n == {library!r} else find(n, p)\n"
+        "from traghetto.cli import main; main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", hiding]
+    data = ("--data-dir", str(tmp_path / "data"), "--port", "0")
+    for asked in (("models", "check"), ("serve", *data)):
+        done = subprocess.run(
+            [*command, *asked, "--config", str(config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert done.returncode == 1, done.stderr
+        assert "model 'cutter'" in done.stderr
+        assert f"pip install 'traghetto[{extra}]'" in done.stderr
+
+
+def test_the_check_asks_for_the_files_of_networks(tmp_path: Path) -> None:
+    """With the line that names the file."""
+    config = tmp_path / "traghetto.toml"
+    members = {"type": '"inpaint"', "engine": '"onnx"', "onnx": '"missing.onnx"'}
+    toml = model_toml("cutter", pricing='{ inpaint = "0.03" }', context_tokens="", **members)
+    config.write_text(toml)
+    command = [sys.executable, "-m", "traghetto", "models", "check", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "models[0].onnx: missing.onnx is not a file" in done.stderr
+
+
 def test_a_backend_whose_images_cannot_be_decoded_is_left_alone(tmp_path: Path) -> None:
     """What begins as a PNG and is none counts against whoever sent it."""
     with upstream_in_thread() as upstream:

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import pytest
 
 from support.client import Answer, ask, chat, get
-from support.configuration import PRICED_MODEL, model_toml
+from support.configuration import PRICED_MODEL, image_toml, model_toml
 from support.gateway import RunningGateway, running_gateway
 from support.published import assert_answer_is_published
 from traghetto.catalog.model import TextPricing
@@ -84,6 +84,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         'rate_limits = "off"\n'
         + PRICED_MODEL
         + model_toml("other", pricing='{ input = "0.333333333", output = "0" }')
+        + image_toml("painter")
     )
     with running_gateway(tmp_path, toml, clock=clock) as gateway:
         gateway.perform("accounts.create", name="owner", usd="10")
@@ -342,6 +343,20 @@ def test_an_error_is_json_also_for_those_who_want_csv(scene: Scene) -> None:
     """Errors have one form."""
     refused = scene.billing("usage-history?pageSize=1", accept="text/csv")
     assert refused.headers["content-type"] == "application/json; charset=utf-8"
+
+
+def test_units_are_those_of_the_model(scene: Scene) -> None:
+    """Texts are counted in tokens, images in images."""
+    scene.spend(1)
+    body = {"model": "painter", "prompt": "a ferry", "width": 64, "height": 64, "variants": 2}
+    made = ask(scene.gateway, scene.key, body, path="/api/v1/image/generate")
+    assert made.status == 200
+    answer = scene.billing("usage-analytics?lookback=1d")
+    assert_answer_is_published("GET", "/billing/usage-analytics", answer.json)
+    units = {
+        row["modelName"]: (row["unitType"], row["totalUnits"]) for row in answer.json["byModel"]
+    }
+    assert units == {"priced": ("tokens", 28), "painter": ("images", 2)}
 
 
 def test_analytics_add_up(scene: Scene) -> None:

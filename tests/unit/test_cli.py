@@ -152,8 +152,9 @@ def test_serve_says_what_is_wrong_with_the_place_it_was_given(capsys, tmp_path) 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         serve = ("serve", "--data-dir", str(tmp_path / "data"), "--port")
-        status, _, err = run_here(capsys, *serve, port)
-        assert status == 1
+        status, printed, err = run_here(capsys, *serve, port)
+        assert (status, printed) == (1, ""), "no key is shown that nobody could use"
+        assert not (tmp_path / "data").exists()
         assert f"traghetto: port {port} is in use: choose another with --port\n" in err
     status, _, err = run_here(capsys, *serve, "99999")
     assert (status, err) == (

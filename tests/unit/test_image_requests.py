@@ -77,6 +77,15 @@ def test_sizes(members: dict[str, Any], size: Size) -> None:
     assert generate(**members).size == size
 
 
+def test_a_long_prompt_is_refused_once() -> None:
+    """By the schema or by the model, whichever finds it; other prompts have the schema's bound."""
+    refused = issues_of(lambda: generate(prompt="x" * 7501))
+    assert refused == [("prompt", "String must contain at most 7500 character(s)")]
+    refused = issues_of(lambda: parse_generations({"prompt": "x" * 1501}, {}))
+    assert refused == [("prompt", "String must contain at most 1500 character(s)")]
+    assert generate(negative_prompt="x" * 41).negative_prompt == "x" * 41
+
+
 @pytest.mark.parametrize(
     ("members", "place", "message"),
     [
@@ -84,9 +93,9 @@ def test_sizes(members: dict[str, Any], size: Size) -> None:
         ({"prompt": ""}, "prompt", "String must contain at least 1 character(s)"),
         ({"prompt": "x" * 41}, "prompt", "String must contain at most 40 character(s)"),
         (
-            {"negative_prompt": "x" * 41},
+            {"negative_prompt": "x" * 7501},
             "negative_prompt",
-            "String must contain at most 40 character(s)",
+            "String must contain at most 7500 character(s)",
         ),
         ({"width": 0}, "width", "Number must be greater than 0"),
         ({"width": 1281}, "width", "Number must be less than or equal to 1280"),

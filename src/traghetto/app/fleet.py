@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict
 import msgspec
 from prometheus_client import Counter
 
+from traghetto.app.extras import require_extras
 from traghetto.app.launch import Launch
 from traghetto.app.own_models import own_image_models
 from traghetto.catalog.catalog import DEFAULT_TRAIT, Catalog, Merged, merge
@@ -150,6 +151,7 @@ class FleetBuilder:
         Raises ValueError or OSError, with a sentence for the operator; `before` is then untouched.
         """
         merged = self._merged(configuration)
+        require_extras(merged.models)
         served_as: dict[str, _ServedAs] = {}
         pools: dict[str, ModelPool] = {}
         image_pools: dict[str, ImagePool] = {}

@@ -211,6 +211,9 @@ class Gateway:
             )
         if self._builder.lacks_remover(configuration):
             warnings.append(NO_REMOVER_LINE)
+        rewriter = settings.prompt_enhancement_model
+        if rewriter and rewriter not in built.fleet.pools:
+            warnings.append(f"no text model {rewriter!r} is served yet: prompts stay as they are")
         if networks := settings.media_fetch_allow_networks:
             listed = ", ".join(networks)
             warnings.append(f"images are also fetched from {listed}: who can ask, can reach them")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from traghetto.catalog.catalog import Catalog, NameTaken
-from traghetto.catalog.model import GgufSource, Model, UpstreamSource
+from traghetto.catalog.model import GgufSource, Model, OnnxSource, UpstreamSource
 from traghetto.catalog.model_table import model_of
 from traghetto.catalog.toml_lines import TomlLines
 from traghetto.settings import (
@@ -120,6 +120,13 @@ def _configuration(
         if problem is not None:
             raise SettingInvalid(("models", index, "total_seconds"), problem)
         models.append(model)
+    rewriter = settings.prompt_enhancement_model
+    texts = [model.id for model in models if model.type == "text"]
+    if backends_required and rewriter and rewriter not in texts:
+        raise SettingInvalid(
+            ("prompt_enhancement_model",),
+            f"there is no text model {rewriter!r}; there is {', '.join(texts) or 'none'}",
+        )
     try:
         Catalog(models)
     except NameTaken as error:
@@ -147,8 +154,9 @@ def _check_surroundings(configuration: Configuration, environ: Mapping[str, str]
                     ("models", index, "workflow"), f"{workflow.path} is not a file"
                 )
         for source in model.backends:
-            if isinstance(source, GgufSource) and not source.path.is_file():
-                raise SettingInvalid(("models", index, "gguf"), f"{source.path} is not a file")
+            if isinstance(source, GgufSource | OnnxSource) and not source.path.is_file():
+                member = "gguf" if isinstance(source, GgufSource) else "onnx"
+                raise SettingInvalid(("models", index, member), f"{source.path} is not a file")
             if isinstance(source, UpstreamSource):
                 upstream = source.upstream
                 if upstream.key_env is not None and upstream.key_env not in environ:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from traghetto.catalog.constraints import check_constraints, check_tiers
 from traghetto.catalog.model import (
     COUNT_MEMBERS,
     FREE_TEXT,
@@ -245,6 +246,7 @@ def model_of(
     entry = convert_table(ModelTable, table, path)
     if entry.id in _RESERVED_IDS:
         raise SettingInvalid((*path, "id"), f"{entry.id!r} is a route; choose another id")
+    check_constraints(entry.type, entry.constraints, (*path, "constraints"))
     pricing, media_pricing = _pricing(entry, path)
     queue_default = 2 * (entry.concurrency_max or 0)
     return Model(
@@ -412,6 +414,8 @@ def _pricing(entry: ModelTable, path: TablePath) -> tuple[TextPricing, MediaPric
         raise SettingInvalid(where, f"incomplete; write {_PRICE_ADVICE[entry.type]}")
     if by_tokens:
         return _text_pricing(entry.pricing, where), None
+    if entry.type in IMAGE_TYPES:
+        check_tiers(entry.constraints, entry.pricing, where)
     return FREE_TEXT, MediaPricing(_price_tree(entry.pricing, where))
 
 

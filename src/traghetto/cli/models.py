@@ -83,7 +83,9 @@ def check_configuration(config: Path, found_later: bool, as_json: bool) -> None:
 
     The files and the variables of keys that it names have to be there.
     """
-    from traghetto.moderation import policy_of  # noqa: PLC0415 - brings an HTTP client, for this only
+    # These bring what serves, and no other command here needs it.
+    from traghetto.app.extras import require_extras  # noqa: PLC0415
+    from traghetto.moderation import policy_of  # noqa: PLC0415
 
     configuration = read_configuration(
         config, os.environ, backends_required=not found_later, must_run_here=True
@@ -92,6 +94,7 @@ def check_configuration(config: Path, found_later: bool, as_json: bool) -> None:
     sources = [source for model in catalog.models for source in model.backends]
     if any(isinstance(source, GgufSource) for source in sources):
         require_library()
+    require_extras(catalog.models)
     policy_of(configuration.settings.moderation)
     for workflow in (file for model in catalog.models for file in model.workflows()):
         read_workflow(workflow.path, workflow.purpose)

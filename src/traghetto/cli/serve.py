@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
@@ -16,7 +17,7 @@ from traghetto.app import Gateway, Launch, Started, open_gateway
 from traghetto.catalog.config_file import Configuration
 from traghetto.cli.output import note
 from traghetto.engines.llama.library import LlamaLoadFailure
-from traghetto.http.server import ServerOptions
+from traghetto.http.server import ServerOptions, bind
 from traghetto.http.server import serve as serve_http
 from traghetto.settings import SettingRow, Upstream, setting_rows
 from traghetto.storage.connector import StoreUnusable
@@ -121,7 +122,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _run(launch: Launch, configuration: Configuration) -> None:
     settings = configuration.settings
-    async with open_gateway(launch, configuration) as (gateway, started):
+    async with contextlib.AsyncExitStack() as opened:
+        # First, because a port in use must not cost the operator the key that is shown once.
+        listener = opened.enter_context(contextlib.closing(bind(settings.host, settings.port)))
+        gateway, started = await opened.enter_async_context(open_gateway(launch, configuration))
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -138,6 +142,7 @@ async def _run(launch: Launch, configuration: Configuration) -> None:
             await serve_http(
                 gateway.dispatch,
                 ServerOptions.of(settings),
+                listener=listener,
                 on_started=say_started,
                 on_reload=gateway.request_reload,
             )

@@ -68,7 +68,7 @@ def analysis(
         "byModel": [
             {
                 "modelName": model,
-                "unitType": "tokens",
+                "unitType": _unit_type(model, sums),
                 "modelType": None if (known := catalog.by_id(model)) is None else known.type,
                 **_totals(by_model[model]),
                 "breakdown": _breakdown(model, by_line),
@@ -86,6 +86,12 @@ def analysis(
         ),
         "topKeyNames": [key_names[key] for key in top_keys],
     }
+
+
+def _unit_type(model: str, sums: Iterable[UsageSum]) -> str:
+    """What the units of a model are, by the lines that it was charged for."""
+    units = {LINE_KINDS[row.line].unit for row in sums if row.model == model}
+    return "tokens" if "tokens" in units else units.pop()
 
 
 def _summed(sums: Iterable[UsageSum], name: _Name) -> defaultdict[str, _Sums]:

@@ -61,5 +61,5 @@ NO_ROOM_TO_UPSCALE: Final = (
 SIDE_TOO_LONG: Final = (
     "The image would be {width} x {height} pixels, and a side of {format} has at most {side_max}"
 )
-HEIF_NOT_READ: Final = "HEIF images are not read by this server. Send PNG, JPEG, WebP or AVIF."
+HEIF_NOT_READ: Final = "HEIF images are not read by this server. Send PNG, JPEG, WebP, AVIF or GIF."
 IMAGES_AS_FILES: Final = "A form carries images as files"

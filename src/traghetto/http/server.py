@@ -12,7 +12,7 @@ import errno
 import functools
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -190,10 +190,26 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket on `host`; raises OSError if the address cannot be had."""
+    """A socket on `host` that nobody can connect to yet; raises OSError if the address cannot be
+    had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with _told_if_in_use(port):
+            listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _told_if_in_use(port: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise OSError(f"port {port} is in use: choose another with --port") from error
@@ -210,15 +226,17 @@ async def serve(
     dispatch: Application,
     options: ServerOptions,
     *,
+    listener: socket.socket | None = None,
     on_started: Callable[[str], None] = lambda _: None,
     on_reload: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; SIGHUP calls `on_reload`.
 
-    `on_started` is given the base URL once connections are accepted. Raises OSError if the
+    `listener` is a socket that `bind` has made, for who wants to know beforehand whether there is
+    one. `on_started` is given the base URL once connections are accepted. Raises OSError if the
     address cannot be had, and RuntimeError if the application does not start.
     """
-    async with _serving(dispatch, options) as (server, url, task):
+    async with _serving(dispatch, options, listener) as (server, url, task):
         loop = asyncio.get_running_loop()
         handled: list[signal.Signals] = []
         for number, handler in (
@@ -244,18 +262,20 @@ async def running(
 
     Takes no signals. Leaving the context drains. Raises what `serve` raises.
     """
-    async with _serving(dispatch, options or ServerOptions(port=0)) as (_, url, _task):
+    async with _serving(dispatch, options or ServerOptions(port=0), None) as (_, url, _task):
         yield url
 
 
 @contextlib.asynccontextmanager
 async def _serving(
-    dispatch: Application, options: ServerOptions
+    dispatch: Application, options: ServerOptions, listener: socket.socket | None
 ) -> AsyncIterator[tuple[Server, str, asyncio.Task[None]]]:
     server = Server(dispatch, options)
-    with contextlib.closing(bind(options.host, options.port)) as listener:
-        url = base_url(listener)
-        task = asyncio.get_running_loop().create_task(server.run_on([listener]))
+    with contextlib.closing(listener or bind(options.host, options.port)) as bound:
+        with _told_if_in_use(options.port):  # somebody else may have been bound as well
+            bound.listen(BACKLOG)
+        url = base_url(bound)
+        task = asyncio.get_running_loop().create_task(server.run_on([bound]))
         listening = asyncio.get_running_loop().create_task(server.listening.wait())
         try:
             await asyncio.wait({task, listening}, return_when=asyncio.FIRST_COMPLETED)

@@ -38,6 +38,11 @@ class LineKind:
     sku: str
     name: str
 
+    @property
+    def unit(self) -> str:
+        """What is counted, for analytics."""
+        return "tokens" if self.sku.endswith("mtoken") else "images"
+
 
 LINE_KINDS: Final[Mapping[str, LineKind]] = {
     "prompt": LineKind("llm-input-mtoken", "input"),

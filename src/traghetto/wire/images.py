@@ -134,7 +134,7 @@ def parse_generate(
     """
     issues = _schema_issues("GenerateImageRequest", body)
     check = _Check(body, constraints, issues)
-    check.prompt_length("prompt", "negative_prompt")
+    check.prompt_length()
     check.listed("aspect_ratio", "aspectRatios")
     check.listed("resolution", "resolutions")
     check.listed("quality", "qualities")
@@ -185,7 +185,7 @@ def parse_generations(body: dict[str, Any], constraints: Constraints) -> Generat
     """
     issues = _schema_issues("SimpleGenerateImageRequest", body)
     check = _Check(body, constraints, issues)
-    check.prompt_length("prompt")
+    check.prompt_length()
     check.refuse()
     size = _SIZES.get(body.get("size") or "auto")
     divisor = _divisor(constraints)
@@ -271,7 +271,7 @@ def parse_background(body: dict[str, Any]) -> BackgroundRequest:
 
 
 def _edit(body: dict[str, Any], check: _Check, *, images: Sequence[SourceAt]) -> EditRequest:
-    check.prompt_length("prompt")
+    check.prompt_length()
     if body.get("aspect_ratio") != "auto":
         check.listed("aspect_ratio", "aspectRatios")
     check.refuse()
@@ -311,13 +311,14 @@ class _Check:
         if self._issues:
             raise refusal(self._issues)
 
-    def prompt_length(self, *members: str) -> None:
-        """Prompts have at most as many characters as the model takes."""
+    def prompt_length(self) -> None:
+        """The prompt has at most as many characters as the model takes; one that is too long for
+        the schema is not refused twice."""
         most = self._constraints.get("promptCharacterLimit")
-        for member in members:
-            text = self._body.get(member)
-            if isinstance(most, int) and isinstance(text, str) and len(text) > most:
-                self.add(_too_big((member,), "string", most, sentences.STRING_TOO_LONG))
+        text = self._body.get("prompt")
+        is_refused = any(issue["path"] == ["prompt"] for issue in self._issues)
+        if isinstance(most, int) and isinstance(text, str) and len(text) > most and not is_refused:
+            self.add(_too_big(("prompt",), "string", most, sentences.STRING_TOO_LONG))
 
     def listed(self, member: str, constraint: str) -> None:
         """The member is one of those that the model lists."""
