@@ -142,6 +142,7 @@ def running_gateway(
             thread.join()
     if failed:
         raise failed[0]
+    assert not ready[0].gateway.dispatch.undeclared, "errors that their endpoints do not declare"
 
 
 async def _serve(

@@ -17,7 +17,7 @@ from traghetto.accounts.values import ApiKey, KeyKind, ModelPrivacy
 from traghetto.clock import iso8601
 from traghetto.endpoints.operations import operation_endpoint
 from traghetto.endpoints.spec import Authentication, Endpoint
-from traghetto.errors import Adjunct, ApiError
+from traghetto.errors import Adjunct, ApiError, ErrorCode
 from traghetto.ledger.windows import window_of_date
 from traghetto.money import Currency, SpendLimits
 from traghetto.pipeline.exchange import Exchange
@@ -61,32 +61,76 @@ def api_key_endpoints(services: Services) -> tuple[Endpoint, ...]:
         return operation_endpoint(services, name, method, path, operation)
 
     return (
-        endpoint("api_keys", "GET", "/api_keys", Operation(keys.list)),
+        endpoint(
+            "api_keys", "GET", "/api_keys", Operation(keys.list, summary="List the active keys.")
+        ),
         endpoint(
             "api_keys_create",
             "POST",
             "/api_keys",
-            Operation(keys.create, body="required", calls_per_minute_max=CREATIONS_PER_MINUTE_MAX),
+            Operation(
+                keys.create,
+                body="required",
+                calls_per_minute_max=CREATIONS_PER_MINUTE_MAX,
+                summary="Make a key; its secret is in this answer and never again.",
+                codes=frozenset({ErrorCode.INVALID_REQUEST, Adjunct.TOO_MANY_API_KEYS}),
+            ),
         ),
-        endpoint("api_keys_update", "PATCH", "/api_keys", Operation(keys.update, body="required")),
-        endpoint("api_keys_delete", "DELETE", "/api_keys", Operation(keys.delete, body="optional")),
+        endpoint(
+            "api_keys_update",
+            "PATCH",
+            "/api_keys",
+            Operation(
+                keys.update,
+                body="required",
+                summary="Change a key: its description, limits, privacy and expiry.",
+                codes=frozenset({ErrorCode.INVALID_REQUEST, Adjunct.API_KEY_NOT_FOUND_OR_EXPIRED}),
+            ),
+        ),
+        endpoint(
+            "api_keys_delete",
+            "DELETE",
+            "/api_keys",
+            Operation(
+                keys.delete,
+                body="optional",
+                summary="End a key at once.",
+                codes=frozenset({ErrorCode.INVALID_REQUEST, Adjunct.API_KEY_COULD_NOT_BE_FOUND}),
+            ),
+        ),
         endpoint(
             "api_keys_rate_limits",
             "GET",
             "/api_keys/rate_limits",
-            Operation(keys.rate_limits, admin=False),
+            Operation(keys.rate_limits, admin=False, summary="Show what the key that asks may do."),
         ),
         endpoint(
             "api_keys_rate_limits_log",
             "GET",
             "/api_keys/rate_limits/log",
-            Operation(keys.rate_limits_log),
+            Operation(keys.rate_limits_log, summary="List the last refusals by a limit."),
         ),
         *(
-            Endpoint("api_keys_web3", method, "/api_keys/generate_web3_key", _missing, ANYBODY)
+            Endpoint(
+                "api_keys_web3",
+                method,
+                "/api_keys/generate_web3_key",
+                _missing,
+                ANYBODY,
+                errors=frozenset({Adjunct.ROUTE_NOT_FOUND}),
+            )
             for method in ("GET", "POST")
         ),
-        endpoint("api_key", "GET", "/api_keys/{id}", Operation(keys.get)),
+        endpoint(
+            "api_key",
+            "GET",
+            "/api_keys/{id}",
+            Operation(
+                keys.get,
+                summary="Show one key.",
+                codes=frozenset({Adjunct.API_KEY_NOT_FOUND}),
+            ),
+        ),
     )
 
 

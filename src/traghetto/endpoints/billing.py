@@ -16,9 +16,10 @@ import msgspec
 
 from traghetto.clock import iso8601
 from traghetto.endpoints.analytics import analysis
+from traghetto.endpoints.errors import ALWAYS, Codes
 from traghetto.endpoints.operations import operation_endpoint
 from traghetto.endpoints.spec import Authentication, Endpoint
-from traghetto.errors import Adjunct, ApiError
+from traghetto.errors import Adjunct, ApiError, ErrorCode
 from traghetto.ledger.charges import price_of
 from traghetto.ledger.spendable import FLOOR_NANO_USD
 from traghetto.limits.budget import address_bucket
@@ -59,6 +60,8 @@ _RETIRED_HEADERS: Final = (
 )
 """RFC 9745, 8594 and 8288, with the published dates (contract A.2)."""
 
+_REPORT_CODES: Final[Codes] = frozenset({ErrorCode.INVALID_REQUEST, Adjunct.ANALYTICS_TIMEOUT})
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -76,10 +79,32 @@ def billing_endpoints(services: Services) -> tuple[Endpoint, ...]:
         return operation_endpoint(services, f"billing_{name}", "GET", path, operation)
 
     return (
-        endpoint("balance", Operation(billing.balance)),
-        endpoint("usage-history", Operation(billing.usage_history)),
-        endpoint("usage-analytics", Operation(billing.usage_analytics)),
-        Endpoint("billing_usage", "GET", "/billing/usage", retired, Authentication.NONE),
+        endpoint("balance", Operation(billing.balance, summary="Show what the account owns.")),
+        endpoint(
+            "usage-history",
+            Operation(
+                billing.usage_history,
+                summary="Page through the charges, as JSON or CSV.",
+                codes=_REPORT_CODES | {Adjunct.INVALID_CURSOR},
+            ),
+        ),
+        endpoint(
+            "usage-analytics",
+            Operation(
+                billing.usage_analytics,
+                summary="Sum the charges by day, model and key.",
+                codes=_REPORT_CODES,
+            ),
+        ),
+        Endpoint(
+            "billing_usage",
+            "GET",
+            "/billing/usage",
+            retired,
+            Authentication.NONE,
+            summary="Retired: says where its successor is.",
+            errors=ALWAYS | {Adjunct.ENDPOINT_RETIRED, ErrorCode.RATE_LIMIT_EXCEEDED},
+        ),
     )
 
 

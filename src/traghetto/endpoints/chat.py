@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traghetto.endpoints.errors import CHAT
 from traghetto.endpoints.spec import Authentication, Endpoint
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.run import run_chat
@@ -20,4 +21,6 @@ def chat_endpoint(services: Services) -> Endpoint:
         path="/chat/completions",
         handle=handle,
         authentication=Authentication.KEY,
+        summary="Answer a conversation, whole or as a stream of server-sent events.",
+        errors=CHAT,
     )

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from traghetto.catalog.styles import NAMES
+from traghetto.endpoints.errors import ALWAYS, codes_of
 from traghetto.endpoints.spec import Authentication, Endpoint
 from traghetto.pipeline.exchange import JSON_CONTENT, STATUS_OK, Exchange
 from traghetto.pipeline.images.operations import IMAGE_OPERATIONS, ImageOperation
@@ -29,7 +30,14 @@ def _operation_endpoint(services: Services, operation: ImageOperation) -> Endpoi
     async def handle(exchange: Exchange, _: str) -> None:
         await run_image(services, exchange, operation)
 
-    return Endpoint(name=operation.name, method="POST", path=operation.path, handle=handle)
+    return Endpoint(
+        name=operation.name,
+        method="POST",
+        path=operation.path,
+        handle=handle,
+        summary=operation.summary,
+        errors=codes_of(operation),
+    )
 
 
 def _styles_endpoint(services: Services) -> Endpoint:
@@ -45,4 +53,6 @@ def _styles_endpoint(services: Services) -> Endpoint:
         path="/image/styles",
         handle=handle,
         authentication=Authentication.OPTIONAL,
+        summary="List the names that `style_preset` takes.",
+        errors=ALWAYS,
     )

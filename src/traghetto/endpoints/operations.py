@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from traghetto.endpoints.errors import ADMIN, ALWAYS, BODY, CALLER, Codes
 from traghetto.endpoints.spec import Authentication, Endpoint
+from traghetto.errors import ErrorCode
 from traghetto.pipeline.exchange import Exchange
 from traghetto.pipeline.manage import Operation, run_operation
 from traghetto.pipeline.services import Services
@@ -19,5 +21,20 @@ def operation_endpoint(
 
     authentication = Authentication.ADMIN if operation.admin else Authentication.KEY
     return Endpoint(
-        name=name, method=method, path=path, handle=handle, authentication=authentication
+        name=name,
+        method=method,
+        path=path,
+        handle=handle,
+        authentication=authentication,
+        summary=operation.summary,
+        errors=_codes_of(operation),
     )
+
+
+def _codes_of(operation: Operation) -> Codes:
+    codes = ALWAYS | operation.codes | (ADMIN if operation.admin else CALLER)
+    if operation.body != "none":
+        codes |= BODY
+    if operation.calls_per_minute_max is not None:
+        codes |= {ErrorCode.RATE_LIMIT_EXCEEDED}
+    return codes

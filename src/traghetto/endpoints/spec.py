@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from traghetto.errors import Code
 from traghetto.pipeline.exchange import Exchange
 
 BASES: Final = ("/api/v1", "/v1")
@@ -49,6 +50,10 @@ class Endpoint:
     path: str
     handle: Handle
     authentication: Authentication = Authentication.KEY
+    summary: str = ""
+    """What it does, in a sentence; without one it is in no document of the API."""
+    errors: frozenset[Code] = frozenset()
+    """Everything that it can answer with besides success (see `endpoints.errors`)."""
 
     def __post_init__(self) -> None:
         prefix = self.prefix

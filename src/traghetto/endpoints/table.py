@@ -12,6 +12,7 @@ from traghetto.catalog.catalog import Catalog
 from traghetto.endpoints.api_keys import api_key_endpoints
 from traghetto.endpoints.billing import billing_endpoints
 from traghetto.endpoints.chat import chat_endpoint
+from traghetto.endpoints.errors import ADMIN, ALWAYS
 from traghetto.endpoints.images import image_endpoints
 from traghetto.endpoints.models import (
     compatibility_answer,
@@ -20,6 +21,7 @@ from traghetto.endpoints.models import (
     traits_answer,
 )
 from traghetto.endpoints.spec import Authentication, Endpoint, Handle
+from traghetto.errors import ErrorCode
 from traghetto.pipeline.exchange import JSON_CONTENT, STATUS_OK, Exchange
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import visible_privacy
@@ -29,15 +31,28 @@ def endpoint_table(services: Services) -> tuple[Endpoint, ...]:
     """What is served below the bases. Exact paths win over those with a parameter."""
     return (
         chat_endpoint(services),
-        _catalog_endpoint(services, "models", "/models", _query(models_answer)),
-        _catalog_endpoint(services, "models_traits", "/models/traits", _query(traits_answer)),
+        _catalog_endpoint(
+            services,
+            "models",
+            "/models",
+            "List the models of a type, with prices and capabilities.",
+            _query(models_answer),
+        ),
+        _catalog_endpoint(
+            services,
+            "models_traits",
+            "/models/traits",
+            "Show which model plays which role.",
+            _query(traits_answer),
+        ),
         _catalog_endpoint(
             services,
             "models_compatibility_mapping",
             "/models/compatibility_mapping",
+            "Show which foreign names stand for which models.",
             _query(compatibility_answer),
         ),
-        _catalog_endpoint(services, "model", "/models/{id}", _by_id),
+        _catalog_endpoint(services, "model", "/models/{id}", "Show one model.", _by_id),
         *api_key_endpoints(services),
         *billing_endpoints(services),
         *image_endpoints(services),
@@ -50,7 +65,14 @@ def edge_endpoints(*, live: Handle, ready: Handle, metrics: Handle) -> tuple[End
     return (
         Endpoint("health_live", "GET", "/health/live", live, anybody),
         Endpoint("health_ready", "GET", "/health/ready", ready, anybody),
-        Endpoint("metrics", "GET", "/metrics", metrics, Authentication.ADMIN_FROM_AFAR),
+        Endpoint(
+            "metrics",
+            "GET",
+            "/metrics",
+            metrics,
+            Authentication.ADMIN_FROM_AFAR,
+            errors=ADMIN,
+        ),
     )
 
 
@@ -58,7 +80,9 @@ _CatalogAnswer = Callable[[Catalog, Exchange, str, str], bytes]
 """Takes the catalogue, the exchange, the path parameter and the caller's model privacy."""
 
 
-def _catalog_endpoint(services: Services, name: str, path: str, answer: _CatalogAnswer) -> Endpoint:
+def _catalog_endpoint(
+    services: Services, name: str, path: str, summary: str, answer: _CatalogAnswer
+) -> Endpoint:
     """A public view of the catalogue; a key only narrows it, and a bad key is ignored (B.3)."""
 
     async def handle(exchange: Exchange, parameter: str) -> None:
@@ -67,7 +91,13 @@ def _catalog_endpoint(services: Services, name: str, path: str, answer: _Catalog
         await exchange.answer(STATUS_OK, (JSON_CONTENT,), body)
 
     return Endpoint(
-        name=name, method="GET", path=path, handle=handle, authentication=Authentication.OPTIONAL
+        name=name,
+        method="GET",
+        path=path,
+        handle=handle,
+        authentication=Authentication.OPTIONAL,
+        summary=summary,
+        errors=ALWAYS | {ErrorCode.INVALID_REQUEST, ErrorCode.MODEL_NOT_FOUND},
     )
 
 

@@ -97,6 +97,8 @@ class Dispatch:
         self._openai_style = replace(edge.style, openai_objects=True)
         self.draining = False
         """Set by the server once it stops accepting connections."""
+        self.undeclared: set[tuple[str, str]] = set()
+        """Errors that were answered and that their endpoints do not declare; none, or a defect."""
         exact: dict[str, list[Endpoint]] = {}
         prefixed: dict[str, list[Endpoint]] = {}
         own = edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics)
@@ -132,6 +134,7 @@ class Dispatch:
         exchange = Exchange(scope, receive, send, request_id=new_request_id(), clock=edge.clock)
         edge.metrics.request_started()
         name, code, complete = UNROUTED, "", False
+        endpoint: Endpoint | None = None
         try:
             endpoint, parameter = self._find(exchange)
             name = exchange.endpoint = endpoint.name
@@ -144,6 +147,7 @@ class Dispatch:
                 self._log(exchange, exchange.stream_error, name)
         except ApiError as error:
             code = public_name(error.code)
+            self._note_undeclared(endpoint, error)
             complete = await self._answer_error(exchange, error, name)
         except ClientGone:
             pass
@@ -195,6 +199,11 @@ class Dispatch:
         rendered = render_error(error, exchange.request_id, style)
         await exchange.answer(rendered.status, rendered.headers, rendered.body)
         return True
+
+    def _note_undeclared(self, endpoint: Endpoint | None, error: ApiError) -> None:
+        """An error that its endpoint does not say it has: documents lie about it."""
+        if endpoint is not None and error.code not in endpoint.errors:
+            self.undeclared.add((endpoint.name, error.code.name))
 
     def _log(self, exchange: Exchange, error: ApiError, endpoint: str) -> None:
         """The one record of a failure, at the level of its row; most rows have none."""

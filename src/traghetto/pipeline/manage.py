@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from traghetto.accounts.values import KeyKind
-from traghetto.errors import Adjunct, ApiError
+from traghetto.errors import Adjunct, ApiError, Code
 from traghetto.pipeline.exchange import JSON_CONTENT, STATUS_OK, Exchange, Header
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller, authenticate
@@ -53,6 +53,10 @@ class Operation:
     body: BodyRule = "none"
     calls_per_minute_max: int | None = None
     """For one account."""
+    summary: str = ""
+    """What it does, in a sentence for the document of the API."""
+    codes: frozenset[Code] = frozenset()
+    """The errors of `answer`."""
 
 
 async def run_operation(services: Services, exchange: Exchange, operation: Operation) -> None:

@@ -58,6 +58,10 @@ from traghetto.wire.zod import custom_issue, refusal
 
 DEFAULT_EDIT_MODEL: Final = "firered-image-edit"
 """What an edit is made with that names no model, if there is one of that name."""
+NAMED_MODEL_CODES: Final[frozenset[Code]] = frozenset(
+    {Adjunct.MODEL_NOT_A_STRING, ErrorCode.MODEL_NOT_FOUND, ErrorCode.INVALID_MODEL}
+)
+"""Where a request may name its model."""
 
 Body = dict[str, Any]
 Request = GenerateRequest | EditRequest | UpscaleRequest | BackgroundRequest
@@ -69,7 +73,14 @@ class ImageOperation(ABC):
     name: ClassVar[str]
     """As metrics and access records have it."""
     path: ClassVar[str]
+    summary: ClassVar[str]
+    """What it does, in a sentence for the document of the API."""
     takes_forms: ClassVar[bool] = True
+    takes_pictures: ClassVar[bool] = True
+    refuses_content: ClassVar[bool] = True
+    """Whether forbidden content is an error; it is a black image otherwise."""
+    model_codes: ClassVar[frozenset[Code]] = frozenset()
+    """What `choose_model` raises, but for MODEL_OFFLINE."""
     codes: ClassVar[Mapping[FailureKind, Code]]
     """What a client is told of each failure of an engine."""
 
@@ -100,8 +111,11 @@ class Generate(ImageOperation):
 
     name = "image_generate"
     path = "/image/generate"
+    summary = "Make images of a description."
     takes_forms = False
+    refuses_content = False
     codes = GENERATE_CODES
+    model_codes = NAMED_MODEL_CODES | {Adjunct.MODEL_REQUIRED}
 
     def choose_model(self, catalog: Catalog, body: Body) -> Model:
         model = catalog.resolve(requested_model(body), "image")
@@ -176,6 +190,9 @@ class Generations(Generate):
 
     name = "images_generations"
     path = "/images/generations"
+    summary = "Make an image of a description, with the names of OpenAI's API."
+    takes_pictures = False
+    model_codes = NAMED_MODEL_CODES
 
     def choose_model(self, catalog: Catalog, body: Body) -> Model:
         named = body.get("model", "default")
@@ -195,7 +212,9 @@ class Edit(ImageOperation):
 
     name = "image_edit"
     path = "/image/edit"
+    summary = "Change an image as a prompt says."
     codes = EDIT_CODES
+    model_codes = NAMED_MODEL_CODES
     model_members: ClassVar[Sequence[str]] = ("model", "modelId")
 
     def choose_model(self, catalog: Catalog, body: Body) -> Model:
@@ -252,6 +271,7 @@ class MultiEdit(Edit):
 
     name = "image_multi_edit"
     path = "/image/multi-edit"
+    summary = "Change an image with the help of others, or combine several."
     model_members = ("modelId",)
 
     def parse(self, body: Body, model: Model) -> EditRequest:
@@ -263,6 +283,7 @@ class Upscale(ImageOperation):
 
     name = "image_upscale"
     path = "/image/upscale"
+    summary = "Enlarge an image, two to four times."
     codes = UPSCALE_CODES
 
     def choose_model(self, catalog: Catalog, body: Body) -> Model:
@@ -301,6 +322,7 @@ class BackgroundRemove(ImageOperation):
 
     name = "image_background_remove"
     path = "/image/background-remove"
+    summary = "Cut the foreground of an image out."
     codes = BACKGROUND_CODES
 
     def choose_model(self, catalog: Catalog, body: Body) -> Model:
