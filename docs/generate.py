@@ -52,7 +52,8 @@ def errors_page() -> str:
     return f"""{_HEADER}# Errors
 
 `traghetto errors list` prints this table, and `traghetto errors show CODE` all that is known of
-one code, with `--lang it` in Italian.
+one code, with `--lang it` in Italian. A running gateway has the same at `/errors` and
+`/errors/CODE`, without a key: pages for browsers, in English or Italian, and JSON for programs.
 
 Every error answer carries its name in `x-error-code` and tells in `x-should-retry` whether the
 same request can succeed later; every 429 and 503 says when, in `Retry-After`.

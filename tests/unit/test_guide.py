@@ -19,6 +19,8 @@ from traghetto.guide.explanations import (
     retry_advice,
 )
 from traghetto.guide.facts import facts_of, published_facts
+from traghetto.guide.markup import element, prose
+from traghetto.guide.pages import code_page
 
 ALL_CODES = pytest.mark.parametrize("code", ErrorCode, ids=lambda code: code.name)
 ALL_LANGUAGES = pytest.mark.parametrize("language", LANGUAGES)
@@ -146,7 +148,25 @@ def test_other_messages_are_those_of_the_code() -> None:
     assert shown == {row_of(other).message for other in Adjunct if row_of(other).of} - own
 
 
-def test_a_recipe_comes_along() -> None:
-    """Whoever knows how to bring a code about can add it to the facts."""
-    facts = published_facts(ErrorCode.MODEL_NOT_FOUND, PUBLISHED_STYLE, lambda code: code.name)
-    assert facts.recipe == "MODEL_NOT_FOUND"
+def test_a_recipe_is_shown_where_there_is_one() -> None:
+    """Whoever knows how to bring a code about can add it to the facts, and so to the page."""
+    code = ErrorCode.MODEL_NOT_FOUND
+    with_recipe = published_facts(code, PUBLISHED_STYLE, lambda code: f"curl <{code.name}>")
+    assert with_recipe.recipe == "curl <MODEL_NOT_FOUND>"
+    page = code_page(with_recipe, "en")
+    assert "<h2>See it happen</h2>" in page
+    assert "curl &lt;MODEL_NOT_FOUND&gt;" in page
+    assert "See it happen" not in code_page(published_facts(code, PUBLISHED_STYLE), "en")
+
+
+def test_text_is_escaped_because_it_is_not_markup() -> None:
+    """Nothing that is text can become an element or leave an attribute."""
+    inner = element("b", "1 < 2 & 3")
+    made = element("a", inner, "</a>", href='"><script>', class_="x", aria_label="y")
+    assert made.html == (
+        '<a href="&quot;&gt;&lt;script&gt;" class="x" aria-label="y">'
+        "<b>1 &lt; 2 &amp; 3</b>&lt;/a&gt;</a>"
+    )
+    assert prose("Send `a<b>` & wait.").html == (
+        'Send <code translate="no">a&lt;b&gt;</code> &amp; wait.'
+    )

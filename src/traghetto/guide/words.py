@@ -49,7 +49,6 @@ class Words:
     all_codes: str
     neighbours: str
     facts: str
-    exact_message: str
     not_served: str
     for_programs: str
 
@@ -78,19 +77,18 @@ WORDS: Final[dict[Language, Words]] = {
         other_messages="Other messages of this code",
         recipe="See it happen",
         title="Errors",
-        introduction="Every error answer of this server carries one of these codes in "
-        "`x-error-code`, and says in `x-should-retry` whether the same request can succeed later. "
-        "Status and message are those of the published contract.",
+        introduction="The codes of the published contract, as this server sends them. An error "
+        "answer names its code in `x-error-code`, and says in `x-should-retry` whether the same "
+        "request can succeed later.",
         caption="The codes, in the order of the contract",
         code_and_message="Code and message",
         skip="Skip to the content",
         languages="Language",
         all_codes="All errors",
         neighbours="Neighbouring codes",
-        facts="At a glance",
-        exact_message="Exact message",
+        facts="Facts",
         not_served="No endpoint of this server gives this code yet.",
-        for_programs="For programs, as JSON:",
+        for_programs="This address answers JSON to whoever does not ask for `text/html`.",
     ),
     "it": Words(
         language="Italiano",
@@ -101,7 +99,7 @@ WORDS: Final[dict[Language, Words]] = {
         header="Intestazione",
         body_shape="Forma del corpo",
         body_example="Esempio di corpo",
-        retry="Riprovare",
+        retry="Riprova",
         counted="Conta come fallita",
         charged="Addebito",
         yes="sì",
@@ -115,18 +113,17 @@ WORDS: Final[dict[Language, Words]] = {
         other_messages="Altri messaggi di questo codice",
         recipe="Provalo tu",
         title="Errori",
-        introduction="Ogni risposta di errore di questo server porta uno di questi codici in "
-        "`x-error-code`, e dice in `x-should-retry` se la stessa richiesta può riuscire più tardi. "
-        "Stato e messaggio sono quelli del contratto pubblicato.",
+        introduction="I codici del contratto pubblicato, come li invia questo server. Una risposta "
+        "di errore indica il suo codice in `x-error-code`, e dice in `x-should-retry` se la stessa "
+        "richiesta può riuscire più tardi.",
         caption="I codici, nell'ordine del contratto",
         code_and_message="Codice e messaggio",
         skip="Vai al contenuto",
         languages="Lingua",
         all_codes="Tutti gli errori",
         neighbours="Codici vicini",
-        facts="In breve",
-        exact_message="Messaggio esatto",
+        facts="Dati",
         not_served="Nessun endpoint di questo server dà ancora questo codice.",
-        for_programs="Per i programmi, in JSON:",
+        for_programs="Questo indirizzo risponde in JSON a chi non chiede `text/html`.",
     ),
 }

@@ -15,6 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from traghetto.clock import Clock
+from traghetto.endpoints.error_guide import error_guide_endpoints
 from traghetto.endpoints.spec import BASES, Endpoint
 from traghetto.endpoints.table import edge_endpoints
 from traghetto.errors import (
@@ -94,14 +95,15 @@ class Dispatch:
         """Set by the server once it stops accepting connections."""
         exact: dict[str, list[Endpoint]] = {}
         prefixed: dict[str, list[Endpoint]] = {}
-        for endpoint in endpoints:
+        own = (
+            *edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics),
+            *error_guide_endpoints(edge.style),
+        )
+        based = [(base, endpoint) for endpoint in endpoints for base in BASES]
+        for base, endpoint in (*based, *(("", endpoint) for endpoint in own)):
             prefix = endpoint.prefix
             table, fixed = (exact, endpoint.path) if prefix is None else (prefixed, prefix)
-            for base in BASES:
-                table.setdefault(base + fixed, []).append(endpoint)
-        own = edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics)
-        for endpoint in own:
-            exact.setdefault(endpoint.path, []).append(endpoint)
+            table.setdefault(base + fixed, []).append(endpoint)
         self._exact = {path: _route(path, found) for path, found in exact.items()}
         longest_first = sorted(prefixed.items(), key=lambda item: -len(item[0]))
         self._prefixed = [(prefix, _route(prefix, found)) for prefix, found in longest_first]
