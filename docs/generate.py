@@ -16,8 +16,9 @@ import click
 
 from traghetto.catalog.model_table import ModelTable
 from traghetto.cli import root
-from traghetto.cli.errors import counts_as_failed, error_facts
-from traghetto.errors import Adjunct, Code, ErrorCode, Shape, row_of
+from traghetto.errors import PUBLISHED_STYLE, Adjunct, Code, ErrorCode, Shape, row_of
+from traghetto.guide.facts import facts_of, published_facts
+from traghetto.guide.words import WORDS
 from traghetto.limits.rates import TIERS
 from traghetto.settings import (
     Moderation,
@@ -37,9 +38,9 @@ _SHAPE_NAMES = {Shape.PLAIN: "plain", Shape.CODED: "coded", Shape.OPENAI: "OpenA
 
 
 def errors_page() -> str:
-    """docs/reference/errors.md: both tables of the catalogue."""
+    """docs/reference/errors.md: both tables of the catalogue, and a section on each code."""
     examples = "\n".join(
-        f"- **{name}**: `{error_facts(code)['example_body']}`"
+        f"- **{name}**: `{facts_of(code, PUBLISHED_STYLE).body_example}`"
         for name, code in (
             ("plain", ErrorCode.MODEL_NOT_FOUND),
             ("plain, with the violations of a refused body", ErrorCode.INVALID_REQUEST),
@@ -47,9 +48,13 @@ def errors_page() -> str:
             ("OpenAI", ErrorCode.TOO_MANY_TOKENS),
         )
     )
+    sections = "\n\n".join(_error_section(code) for code in ErrorCode)
     return f"""{_HEADER}# Errors
 
-`traghetto errors list` prints this table and `traghetto errors show CODE` prints one row.
+`traghetto errors list` prints this table, and `traghetto errors show CODE` all that is known of
+one code, with `--lang it` in Italian. A running gateway has the same at `/errors` and
+`/errors/CODE`, without a key: pages for browsers, in English or Italian, and JSON for programs.
+
 Every error answer carries its name in `x-error-code` and tells in `x-should-retry` whether the
 same request can succeed later; every 429 and 503 says when, in `Retry-After`.
 
@@ -65,6 +70,9 @@ A row that *stands for* a code is a wording of that code: `x-error-code` carries
 {_error_table(Adjunct, with_parent=True)}
 ## Shapes of the body
 {examples}
+
+## The codes, one by one
+{sections}
 """
 
 
@@ -73,12 +81,38 @@ def _error_table(codes: Iterable[Code], *, with_parent: bool = False) -> str:
     rows = []
     for code in codes:
         row = row_of(code)
-        cells = [f"`{code.name}`", str(row.status), row.message, _SHAPE_NAMES[row.shape]]
-        cells += [row.log_level or "-", _yes(row.should_retry), _yes(counts_as_failed(code))]
+        counted = facts_of(code, PUBLISHED_STYLE).counted_as_failed
+        name = f"`{code.name}`" if isinstance(code, Adjunct) else _linked(code)
+        cells = [name, str(row.status), row.message, _SHAPE_NAMES[row.shape]]
+        cells += [row.log_level or "-", _yes(row.should_retry), _yes(counted)]
         if with_parent:
             cells.append(f"`{row.of}`" if row.of else "itself")
         rows.append(cells)
     return _table([*headers, "Stands for"] if with_parent else headers, rows)
+
+
+def _linked(code: ErrorCode) -> str:
+    """The name of a code, leading to its section."""
+    return f"[`{code.name}`](#{code.name.lower()})"
+
+
+def _error_section(code: ErrorCode) -> str:
+    """What is to be said about a code, in English."""
+    words, facts = WORDS["en"], published_facts(code, PUBLISHED_STYLE)
+    explanation = facts.explanation["en"]
+    paragraphs = [
+        f"### {code.name}",
+        f'{facts.status} "{facts.message}". {explanation.meaning}',
+        "\n".join(f"- {cause}" for cause in explanation.causes),
+        f"**{words.remedy}.** {explanation.remedy}",
+        f"**{words.charge}.** {explanation.charge}",
+    ]
+    if facts.other_messages:
+        paragraphs.append(f"**{words.other_messages}:**")
+        paragraphs.append("\n".join(f"- {message}" for message in facts.other_messages))
+    if not facts.served:
+        paragraphs.append(words.not_served)
+    return "\n\n".join(paragraphs)
 
 
 def settings_page() -> str:

@@ -6,6 +6,7 @@ An endpoint says who may call it in its `authentication`; these tests are what m
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -38,6 +39,8 @@ a route is not served, or not any more."""
 PUBLIC = {
     "/health/live",
     "/health/ready",
+    "/errors",
+    "/errors/{code}",
     *(
         base + path
         for base in BASES
@@ -86,7 +89,7 @@ def status(
         body = '{"model": "simulator", "messages": [{"role": "user", "content": "Hello"}]}'
     try:
         connection.request(
-            endpoint.method, path.replace("{id}", "simulator"), body, headers=headers
+            endpoint.method, re.sub("{.*}", "simulator", path), body, headers=headers
         )
         answer = connection.getresponse()
         answer.read()

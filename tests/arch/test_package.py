@@ -34,11 +34,12 @@ def test_wheel_holds_the_contract_and_the_licence(wheel_names: list[str]) -> Non
 
 
 def test_wheel_holds_every_file_of_the_package(wheel_names: list[str]) -> None:
-    """SQL and other data files are not left behind."""
+    """SQL, texts and other data files are not left behind."""
     shipped = {
         f"traghetto/{path.relative_to(SOURCE).as_posix()}"
         for path in SOURCE.rglob("*")
-        if path.is_file() and path.suffix in {".py", ".sql", ".typed", ".md", ".json"}
+        if path.is_file()
+        and path.suffix in {".css", ".json", ".md", ".py", ".sql", ".toml", ".typed"}
     }
     assert shipped <= set(wheel_names)
 

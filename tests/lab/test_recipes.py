@@ -17,7 +17,8 @@ from support.configuration import IMAGE_MODELS, PRICED_MODEL
 from support.gateway import running_gateway
 from support.upstream import answer_json, upstream_in_thread
 from traghetto.errors import ErrorCode, row_of
-from traghetto.guide.recipes import NOT_SERVED_YET, RECIPES, Recipe
+from traghetto.guide.coverage import NOT_SERVED_YET
+from traghetto.guide.recipes import RECIPES, Recipe
 from traghetto.testing import Lab, start_lab
 from traghetto.testing.verification import Outcome, Server, verify
 
@@ -54,7 +55,7 @@ def test_a_lab_keeps_the_whole_contract(lab: Lab) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.code.name)
 def test_the_commands_of_a_recipe_do_what_they_say(lab: Lab, recipe: Recipe) -> None:
     """As somebody pastes them into a shell that has curl."""
-    script = "set -eu\n" + recipe.commands(lab.url, lab.control_url)
+    script = "set -eu\n" + recipe.commands(lab.url.removesuffix("/api/v1"))
     done = subprocess.run(
         ["bash", "-c", script],
         capture_output=True, check=False, timeout=60,

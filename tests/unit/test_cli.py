@@ -106,16 +106,39 @@ def test_errors_show_explains_every_code(capsys, code: ErrorCode | Adjunct) -> N
     assert status == 0
     facts = json.loads(out)
     assert (facts["code"], facts["status"]) == (code.name, code.value.status)
-    assert "error" in json.loads(facts["example_body"])
+    assert "error" in json.loads(facts["body_example"])
 
 
 def test_errors_show_answers_the_questions(capsys) -> None:
-    """For people, one line per question, with yes, no and none spelled out."""
+    """For people, one line per fact, with yes, no and none spelled out, and then what it means."""
     _, out, _ = run_here(capsys, "errors", "show", "MODEL_OVERLOADED")
-    assert "status:             429\n" in out
-    assert "log level:          none\n" in out
-    assert "retry:              yes, after the seconds in Retry-After\n" in out
-    assert "counted as failed:  no\n" in out
+    assert "Status:             429\n" in out
+    assert "Log level:          none\n" in out
+    assert "Retry:              yes, after the seconds in Retry-After\n" in out
+    assert "Counted as failed:  no\n" in out
+    assert "Charged:            sometimes\n" in out
+    assert "\nMeaning\n  The model's backend says that it has too much to do right now.\n" in out
+    for heading in ("Possible causes", "What to do", "What is charged"):
+        assert f"\n{heading}\n  " in out
+
+
+def test_errors_show_speaks_italian(capsys) -> None:
+    """`--lang it` translates everything but what is on the wire."""
+    _, out, _ = run_here(capsys, "errors", "show", "MODEL_NOT_FOUND", "--lang", "it")
+    assert "Messaggio:          Specified model not found\n" in out
+    assert "\nChe cosa fare\n  Prendi l'`id` da `GET /models`" in out
+    assert "What to do" not in out
+
+
+def test_errors_show_for_programs_has_both_languages(capsys) -> None:
+    """`--json` says everything at once."""
+    _, out, _ = run_here(capsys, "errors", "show", "INVALID_REQUEST", "--json")
+    facts = json.loads(out)
+    assert (facts["charged"], facts["served"]) == ("never", True)
+    assert "Invalid JSON request" in facts["other_messages"]
+    assert facts["explanation"].keys() == {"en", "it"}
+    for explanation in facts["explanation"].values():
+        assert explanation.keys() == {"meaning", "causes", "remedy", "charge"}
 
 
 def test_errors_show_suggests_near_names(capsys) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,33 +11,15 @@ from typing import Any, Final
 import click
 
 from traghetto.cli.output import note, print_json, print_table
-from traghetto.errors import (
-    Adjunct,
-    Code,
-    ErrorCode,
-    ErrorStyle,
-    Shape,
-    invalid_request,
-    public_name,
-    render_error,
-    row_of,
-)
-from traghetto.errors.exception import ApiError
+from traghetto.errors import PUBLISHED_STYLE, Adjunct, Code, ErrorCode, row_of
+from traghetto.guide.explanations import LANGUAGES, Language, retry_advice
+from traghetto.guide.facts import Facts, PublishedFacts, facts_of, published_facts
+from traghetto.guide.words import WORDS, Words
 from traghetto.testing import Lab, LabRefused, start_lab
 from traghetto.testing.verification import Server, verify
 
-SHAPES: Final = {
-    Shape.PLAIN: '{"error"}',
-    Shape.CODED: '{"code", "error"}',
-    Shape.OPENAI: 'OpenAI object {"error": {"message", "type", "param", "code"}}',
-}
-"""How a person is told about a body shape."""
-
-_WORDS: Final[dict[bool | None, str]] = {None: "none", True: "yes", False: "no"}
-_EXAMPLE_REQUEST_ID: Final = "5f2c9d0e8b7a46138e21c4d7f0a9b365"
-_EXAMPLE_DETAILS: Final[dict[Any, dict[str, Any]]] = {
-    Adjunct.FAILED_REQUEST_BUDGET: {"failed_requests_max": 20, "block_seconds": 30},
-}
+_LABEL_COLUMNS: Final = 20
+_COLUMNS_MAX: Final = 100
 
 
 @click.group()
@@ -50,7 +33,7 @@ def errors() -> None:
 def list_errors(everything: bool, as_json: bool) -> None:
     """List every error code with its status, text and log level."""
     codes: list[Code] = [*ErrorCode, *Adjunct] if everything else list(ErrorCode)
-    rows = [error_row(code) for code in codes]
+    rows = [_contract_row(code) for code in codes]
     if as_json:
         print_json(rows)
     else:
@@ -62,17 +45,21 @@ def list_errors(everything: bool, as_json: bool) -> None:
 
 @errors.command("show")
 @click.argument("name", metavar="CODE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def show_error(name: str, as_json: bool) -> None:
-    """Show what a client sees for CODE, what is logged, and whether a retry can help."""
+@click.option("--lang", type=click.Choice(LANGUAGES), default="en", help="Language of the words.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, all languages.")
+def show_error(name: str, lang: Language, as_json: bool) -> None:
+    """Show what a client sees for CODE, what it means, what to do, and what it costs."""
     code = find_code(name)
-    facts = error_facts(code)
+    facts = _everything_about(code)
     if as_json:
         print_json(facts)
         return
-    for label, value in facts.items():
-        shown = _WORDS[value] if value is None or isinstance(value, bool) else value
-        click.echo(f"{label.replace('_', ' ') + ':':<20}{shown}")
+    words = WORDS[lang]
+    for label, value in _fact_lines(facts, retry_advice(code, lang), words):
+        click.echo(f"{label + ':':<{_LABEL_COLUMNS}}{value}")
+    if isinstance(facts, PublishedFacts):
+        for heading, text in _sections(facts, lang, words):
+            click.echo(f"\n{heading}\n{text}")
 
 
 @errors.command("verify")
@@ -130,7 +117,14 @@ def _server(base_url: str | None, api_key: str | None, model: str) -> Iterator[S
         yield Server(lab.url, lab)
 
 
-def error_row(code: Code) -> dict[str, Any]:
+def _everything_about(code: Code) -> Facts:
+    """The facts of `code`, with its explanations if it is one of the 40."""
+    if isinstance(code, ErrorCode):
+        return published_facts(code, PUBLISHED_STYLE)
+    return facts_of(code, PUBLISHED_STYLE)
+
+
+def _contract_row(code: Code) -> dict[str, Any]:
     """A row as the contract publishes it: code, status, message and log level."""
     row = row_of(code)
     return {
@@ -141,41 +135,42 @@ def error_row(code: Code) -> dict[str, Any]:
     }
 
 
-def error_facts(code: Code) -> dict[str, Any]:
-    """Everything an operator or client author may ask about one code, in reading order."""
-    row = row_of(code)
-    rendered = render_error(example_of(code), _EXAMPLE_REQUEST_ID, ErrorStyle())
-    return {
-        **error_row(code),
-        "header": f"x-error-code: {public_name(code)}",
-        "body_shape": SHAPES[row.shape],
-        "example_body": rendered.body.decode(),
-        "retry": retry_advice(code),
-        "counted_as_failed": counts_as_failed(code),
-    }
+def _fact_lines(facts: Facts, advice: str, words: Words) -> Iterator[tuple[str, object]]:
+    """A label and a value for everything that fits on a line."""
+    yield words.code, facts.code
+    yield words.status, facts.status
+    yield words.message, facts.message
+    yield words.log_level, facts.log_level or words.none
+    yield words.header, facts.header
+    yield words.body_shape, facts.body_shape
+    yield words.body_example, facts.body_example
+    yield words.retry, advice
+    yield words.counted, words.yes if facts.counted_as_failed else words.no
+    if isinstance(facts, PublishedFacts):
+        yield words.charged, words.charges[facts.charged]
 
 
-def example_of(code: Code) -> ApiError:
-    """An instance of `code` with whatever its text needs."""
-    if code is ErrorCode.INVALID_REQUEST:
-        issue = {"code": "custom", "message": "Invalid input", "path": ["field"]}
-        return invalid_request({"_errors": [], "field": {"_errors": ["Invalid input"]}}, [issue])
-    return ApiError(code, details=_EXAMPLE_DETAILS.get(code))
+def _sections(facts: PublishedFacts, language: Language, words: Words) -> Iterator[tuple[str, str]]:
+    """A heading and a text for everything that is longer."""
+    explanation = facts.explanation[language]
+    yield words.meaning, _paragraph(explanation.meaning)
+    yield words.causes, _list(explanation.causes)
+    yield words.remedy, _paragraph(explanation.remedy)
+    yield words.charge, _paragraph(explanation.charge)
+    if facts.other_messages:
+        yield words.other_messages, _list(facts.other_messages)
+    if facts.recipe is not None:
+        yield words.recipe, facts.recipe  # to be copied: no line of it may be broken
 
 
-def retry_advice(code: Code) -> str:
-    """What `x-should-retry` and `Retry-After` tell a client."""
-    row = row_of(code)
-    if not row.should_retry:
-        return "no: the same request fails again until something is changed"
-    rendered = render_error(example_of(code), _EXAMPLE_REQUEST_ID, ErrorStyle())
-    waits = any(name == b"retry-after" for name, _ in rendered.headers)
-    return "yes, after the seconds in Retry-After" if waits else "yes"
+def _list(items: tuple[str, ...]) -> str:
+    return "\n".join(_paragraph(item, bullet="- ") for item in items)
 
 
-def counts_as_failed(code: Code) -> bool:
-    """Whether the failed-request budget counts `code`."""
-    return ApiError(code).counts_as_failed
+def _paragraph(text: str, *, bullet: str = "") -> str:
+    width = min(_COLUMNS_MAX, shutil.get_terminal_size().columns)
+    indent = "  " + " " * len(bullet)
+    return click.wrap_text(text, width, f"  {bullet}", indent)
 
 
 def find_code(name: str) -> Code:

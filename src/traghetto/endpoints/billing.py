@@ -30,6 +30,7 @@ from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.authenticate import Caller
 from traghetto.storage.facts import EntryKind
 from traghetto.storage.reports import UsageEntry, UsageSum
+from traghetto.wire.accept import prefers
 from traghetto.wire.billing import (
     Page,
     Range,
@@ -41,7 +42,6 @@ from traghetto.wire.billing import (
     json_page,
     parse_page,
     parse_range,
-    prefers_csv,
     sku_of,
 )
 
@@ -149,7 +149,7 @@ class _Billing:
         entries = entries[: page.rows]
         cursor = cursor_of(_behind(page, entries[-1]), sign) if has_more else None
         rows = [_row(entry) for entry in entries]
-        if not prefers_csv(exchange.header(b"accept")):
+        if not prefers(exchange.header(b"accept"), wanted="text/csv", usual="application/json"):
             return Reply(json_page(rows, cursor))
         stamp = "".join(filter(str.isalnum, iso8601(self._services.clock.utc_ns())))
         name = f"attachment; filename=billing-usage-history-{stamp}.csv"

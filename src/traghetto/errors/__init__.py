@@ -12,14 +12,18 @@ from traghetto.errors.catalogue import (
 )
 from traghetto.errors.exception import ApiError, LimitReached, invalid_request
 from traghetto.errors.render import (
+    PUBLISHED_STYLE,
     ErrorStyle,
     RenderedError,
     message_of,
     render_error,
     render_stream_error,
+    says_when,
+    text_of,
 )
 
 __all__ = [
+    "PUBLISHED_STYLE",
     "Adjunct",
     "ApiError",
     "Code",
@@ -36,4 +40,6 @@ __all__ = [
     "render_error",
     "render_stream_error",
     "row_of",
+    "says_when",
+    "text_of",
 ]

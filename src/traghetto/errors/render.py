@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from traghetto.errors.catalogue import Adjunct, ErrorCode, Shape, public_name, row_of
+from traghetto.errors.catalogue import Adjunct, Code, ErrorCode, Shape, public_name, row_of
 from traghetto.errors.exception import ApiError
 
 RETRY_AFTER_SECONDS = 30
@@ -46,6 +46,10 @@ class ErrorStyle:
     """What stands in the place of the published URL in INSUFFICIENT_BALANCE (contract A.2 #5)."""
 
 
+PUBLISHED_STYLE = ErrorStyle()
+"""As the contract has it, where an operator wants nothing else."""
+
+
 def render_error(error: ApiError, request_id: str, style: ErrorStyle) -> RenderedError:
     """The answer for `error`."""
     row = row_of(error.code)
@@ -54,12 +58,10 @@ def render_error(error: ApiError, request_id: str, style: ErrorStyle) -> Rendere
         headers.append((b"x-error-code", public_name(error.code).encode()))
     if row.status == 401:
         headers.append(_CHALLENGE)
-    if row.status in {429, 503} and error.should_retry:
+    if says_when(error):
         headers.append((b"retry-after", b"%d" % _wait_seconds(error)))
     headers.extend(error.headers)
-    message = message_of(error, request_id)
-    if error.code is ErrorCode.INSUFFICIENT_BALANCE:
-        message = message.replace(PUBLISHED_CREDITS_URL, style.credits_url)
+    message = message_of(error, request_id, style)
     if style.openai_objects or row.shape is Shape.OPENAI:
         body = _spaced(_openai_object(error, message))
     else:
@@ -81,9 +83,22 @@ def render_stream_error(error: ApiError, request_id: str) -> bytes:
     return b"data: " + msgspec.json.encode({"error": member}) + b"\n\ndata: [DONE]\n\n"
 
 
-def message_of(error: ApiError, request_id: str) -> str:
+def says_when(error: ApiError) -> bool:
+    """Whether the answer for `error` names a time to come back, in `Retry-After`."""
+    return error.status in {429, 503} and error.should_retry
+
+
+def text_of(code: Code, style: ErrorStyle) -> str:
+    """The sentence of a row in the operator's style, its placeholders left in."""
+    message = row_of(code).message
+    if code is ErrorCode.INSUFFICIENT_BALANCE:
+        message = message.replace(PUBLISHED_CREDITS_URL, style.credits_url)
+    return message
+
+
+def message_of(error: ApiError, request_id: str, style: ErrorStyle = PUBLISHED_STYLE) -> str:
     """The sentence a client sees, with the placeholders of its row filled in."""
-    message = row_of(error.code).message
+    message = text_of(error.code, style)
     if error.code is Adjunct.UPSTREAM_REJECTED:
         message = message.format(request_id=request_id)
         if error.fields:

@@ -29,24 +29,8 @@ LARGE_BODY_BYTES: Final = 40_000_000
 """Above every limit of a JSON body that the contract knows."""
 JSON: Final = "application/json"
 
-NOT_SERVED_YET: Final = frozenset(
-    {
-        ErrorCode.X402_INVALID_SIGN_IN,
-        ErrorCode.X402_WALLET_MISMATCH,
-        ErrorCode.REQUEST_ID_NOT_FOUND,
-        ErrorCode.INVALID_AUDIO_FORMAT,
-        ErrorCode.INVALID_VIDEO_FORMAT,
-        ErrorCode.MEDIA_NOT_FOUND,
-        ErrorCode.VIDEO_DURATION_TOO_LONG,
-        ErrorCode.VIDEO_DURATION_TOO_SHORT,
-        ErrorCode.ASR_UPSTREAM_VALIDATION_FAILED,
-        ErrorCode.ASR_UPSTREAM_FAILED,
-        ErrorCode.TEE_ATTESTATION_FAILED,
-        ErrorCode.TEE_SIGNATURE_FAILED,
-        ErrorCode.CHARACTER_NOT_FOUND,
-    }
-)
-"""Codes of endpoints that do not exist yet; this list may only become shorter."""
+LAB: Final = "http://127.0.0.1:8421"
+"""Where `traghetto lab` listens unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +98,11 @@ class Recipe:
     expects_issues: bool = False
     """Whether the body also tells what is wrong with the request, in `details` and `issues`."""
 
-    def commands(self, base_url: str, lab_url: str) -> str:
-        """The whole recipe as a shell script, one command a line."""
+    def commands(self, root: str = LAB) -> str:
+        """The whole recipe as a shell script, one command a line, for the lab at `root`."""
+        base_url, lab_url = f"{root}/api/v1", f"{root}/lab"
         state = _text({"state": self.state})
-        lines = []
+        lines = ["# while `traghetto lab` runs: " + self.title]
         if self.request.key == "own":
             lines.append(
                 f"KEY=$(curl -s {lab_url}/accounts -H 'accept: text/plain' -d {shlex.quote(state)})"

@@ -15,6 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from traghetto.clock import Clock
+from traghetto.endpoints.error_guide import error_guide_endpoints
 from traghetto.endpoints.spec import BASES, Endpoint
 from traghetto.endpoints.table import edge_endpoints
 from traghetto.errors import (
@@ -101,7 +102,10 @@ class Dispatch:
         """Errors that were answered and that their endpoints do not declare; none, or a defect."""
         exact: dict[str, list[Endpoint]] = {}
         prefixed: dict[str, list[Endpoint]] = {}
-        own = edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics)
+        own = (
+            *edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics),
+            *error_guide_endpoints(edge.style),
+        )
         for bases, served in ((BASES, endpoints), (("",), (*own, *roots))):
             for endpoint in served:
                 prefix = endpoint.prefix

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from traghetto.errors import ErrorCode, row_of
-from traghetto.guide.recipes import NOT_SERVED_YET, RECIPES, Recipe, Request, Zeros
+from traghetto.guide.coverage import NOT_SERVED_YET
+from traghetto.guide.recipes import RECIPES, Recipe, Request, Zeros
 from traghetto.testing.http import Answer, ask
 from traghetto.testing.lab import Lab
 

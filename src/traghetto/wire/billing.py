@@ -305,26 +305,3 @@ def _ns_of(day: date) -> int:
 def json_number(nano_usd: int) -> msgspec.Raw:
     """An amount as an exact JSON number."""
     return msgspec.Raw(format_usd(nano_usd).encode())
-
-
-def prefers_csv(accept: bytes | None) -> bool:
-    """Whether an `Accept` header asks for CSV rather than for JSON."""
-    if accept is None:
-        return False
-    weights = dict.fromkeys(("text/csv", "application/json"), 0.0)
-    for part in accept.decode("latin-1").lower().split(","):
-        media, *parameters = (piece.strip() for piece in part.split(";"))
-        if media in weights:
-            weights[media] = _weight(parameters)
-    return weights["text/csv"] > weights["application/json"]
-
-
-def _weight(parameters: Iterable[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return min(1.0, max(0.0, float(value)))
-            except ValueError:
-                return 0.0
-    return 1.0
