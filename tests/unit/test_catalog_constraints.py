@@ -90,6 +90,14 @@ UPSCALE = 'upscale = { 2x = "0.02", 4x = "0.08" }'
             f'quality = {{ 1K = {{ high = "0.2" }} }}, {IMAGE}',
             "list 'high' in `constraints.qualities`",
         ),
+        ("", f'resolutions = "0.01", {IMAGE}', "pricing.resolutions: expected a table of prices"),
+        ("", f'resolutionz = {{ 2K = "0.5" }}, {IMAGE}', "did you mean `resolutions`?"),
+        ("", f'inpaint = "0.5", {IMAGE}', "pricing.inpaint: unknown"),
+        (
+            "resolutions = ['1K']\nqualities = ['low', 'high']",
+            f'quality = {{ 1K = {{ low = "0.2" }} }}, {IMAGE}',
+            "`constraints` lists 'high'; price it",
+        ),
     ],
 )
 def test_prices_and_choices_name_the_same_tiers(

@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from traghetto.catalog.model import ModelType
-from traghetto.settings import SettingInvalid
-from traghetto.settings.sources import convert_table
+from traghetto.settings import SettingInvalid, convert_table, unknown_name
 from traghetto.wire.images import Quality
 from traghetto.wire.sizes import Size, ratio_size
 
@@ -119,21 +118,43 @@ def check_constraints(kind: ModelType, table: Mapping[str, Any], path: TablePath
         convert_table(known, dict(table), path)
 
 
-def check_tiers(constraints: Mapping[str, Any], prices: Mapping[str, Any], path: TablePath) -> None:
-    """Raise SettingInvalid for prices of tiers that nobody can ask for, and tiers without a price.
+_PRICES: Final[Mapping[ModelType, tuple[str, ...]]] = {
+    "image": ("generation", "resolutions", "quality", "upscale"),
+    "inpaint": ("inpaint", "resolutions", "quality", "inputImages"),
+    "upscale": ("upscale",),
+}
+"""What has a price, by the type of the model."""
+_PRICE_TABLES: Final = frozenset({"resolutions", "quality", "upscale", "inputImages"})
 
-    `prices` is a price list of a model of images, at `path`.
+
+def check_prices(
+    kind: ModelType, constraints: Mapping[str, Any], prices: Mapping[str, Any], path: TablePath
+) -> None:
+    """Raise SettingInvalid for a price of something that a model of images has not; for prices of
+    tiers that nobody can ask for, and tiers without a price.
+
+    `prices` is its price list, at `path`.
     """
+    for name, price in prices.items():
+        if name not in _PRICES[kind]:
+            raise SettingInvalid((*path, name), unknown_name(name, _PRICES[kind]))
+        if name in _PRICE_TABLES and not isinstance(price, Mapping):
+            raise SettingInvalid((*path, name), "expected a table of prices")
     resolutions = constraints.get("resolutions", ())
     qualities = constraints.get("qualities", ())
-    by_resolution = _table(prices, "resolutions")
+    by_resolution = prices.get("resolutions", {})
     for tier in by_resolution:
         _check_listed((*path, "resolutions", tier), tier, resolutions, "resolutions")
-    for tier, by_quality in _table(prices, "quality").items():
+    for tier, by_quality in prices.get("quality", {}).items():
         where = (*path, "quality", tier)
         _check_listed(where, tier, resolutions, "resolutions")
-        for quality in by_quality if isinstance(by_quality, Mapping) else ():
+        if not isinstance(by_quality, Mapping):
+            raise SettingInvalid(where, "expected a table of prices")
+        for quality in by_quality:
             _check_listed((*where, quality), quality, qualities, "qualities")
+        for quality in qualities:
+            if quality not in by_quality:
+                raise SettingInvalid(where, f"`constraints` lists {quality!r}; price it")
     has_plain_price = "generation" in prices or "inpaint" in prices
     for tier in () if has_plain_price else resolutions:
         if tier not in by_resolution:
@@ -145,8 +166,3 @@ def _check_listed(path: TablePath, tier: str, listed: Any, name: str) -> None:
         raise SettingInvalid(
             path, f"nobody can ask for it; list {tier!r} in `constraints.{name}`, or remove it"
         )
-
-
-def _table(prices: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    table = prices.get(name)
-    return table if isinstance(table, Mapping) else {}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from traghetto.catalog.constraints import check_constraints, check_tiers
+from traghetto.catalog.constraints import check_constraints, check_prices
 from traghetto.catalog.model import (
     COUNT_MEMBERS,
     FREE_TEXT,
@@ -415,7 +415,7 @@ def _pricing(entry: ModelTable, path: TablePath) -> tuple[TextPricing, MediaPric
     if by_tokens:
         return _text_pricing(entry.pricing, where), None
     if entry.type in IMAGE_TYPES:
-        check_tiers(entry.constraints, entry.pricing, where)
+        check_prices(entry.type, entry.constraints, entry.pricing, where)
     return FREE_TEXT, MediaPricing(_price_tree(entry.pricing, where))
 
 
