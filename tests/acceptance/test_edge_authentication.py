@@ -39,8 +39,10 @@ a route is not served, or not any more."""
 PUBLIC = {
     "/health/live",
     "/health/ready",
+    "/docs",
     "/errors",
     "/errors/{code}",
+    "/openapi.json",
     *(
         base + path
         for base in BASES

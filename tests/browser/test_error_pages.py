@@ -178,3 +178,28 @@ def test_a_telephone_is_wide_enough(page: Page, tmp_path: Path, language: str) -
         assert is_within_width(page), path
         if path in {"errors", "errors/INSUFFICIENT_BALANCE"}:
             page.screenshot(path=tmp_path / f"{path.replace('/', '-')}.png", full_page=True)
+
+
+def test_the_api_can_be_read_and_reached_with_the_keyboard(page: Page) -> None:
+    """From the index to an operation, and from there to what one of its errors means."""
+    page.goto("/docs")
+    assert page.title() == "API - Traghetto"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    link = page.get_by_role("link", name="/image/upscale")
+    link.focus()
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#image_upscale")
+    upscale = page.locator("#image_upscale")
+    assert upscale.get_by_role("heading", name="POST /image/upscale").is_visible()
+    upscale.get_by_role("link", name="UPSCALE_FAILED").click()
+    assert page.title().startswith("UPSCALE_FAILED")
+
+
+def test_the_api_fits_a_phone(page: Page, tmp_path: Path) -> None:
+    """Without scrolling sideways."""
+    page.set_viewport_size(PHONE)
+    page.goto("/docs")
+    assert is_within_width(page)
+    page.screenshot(path=tmp_path / "docs.png", full_page=True)
+    assert (tmp_path / "docs.png").stat().st_size > 50_000

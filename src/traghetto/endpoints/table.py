@@ -52,7 +52,14 @@ def endpoint_table(services: Services) -> tuple[Endpoint, ...]:
             "Show which foreign names stand for which models.",
             _query(compatibility_answer),
         ),
-        _catalog_endpoint(services, "model", "/models/{id}", "Show one model.", _by_id),
+        _catalog_endpoint(
+            services,
+            "model",
+            "/models/{id}",
+            "Show one model.",
+            _by_id,
+            ErrorCode.MODEL_NOT_FOUND,
+        ),
         *api_key_endpoints(services),
         *billing_endpoints(services),
         *image_endpoints(services),
@@ -81,7 +88,12 @@ _CatalogAnswer = Callable[[Catalog, Exchange, str, str], bytes]
 
 
 def _catalog_endpoint(
-    services: Services, name: str, path: str, summary: str, answer: _CatalogAnswer
+    services: Services,
+    name: str,
+    path: str,
+    summary: str,
+    answer: _CatalogAnswer,
+    refusal: ErrorCode = ErrorCode.INVALID_REQUEST,
 ) -> Endpoint:
     """A public view of the catalogue; a key only narrows it, and a bad key is ignored (B.3)."""
 
@@ -97,7 +109,7 @@ def _catalog_endpoint(
         handle=handle,
         authentication=Authentication.OPTIONAL,
         summary=summary,
-        errors=ALWAYS | {ErrorCode.INVALID_REQUEST, ErrorCode.MODEL_NOT_FOUND},
+        errors=ALWAYS | {refusal},
     )
 
 

@@ -20,7 +20,7 @@ class Markup:
 
 Content = str | Markup
 
-_VOID: Final = frozenset({"meta", "wbr"})
+_VOID: Final = frozenset({"br", "meta", "wbr"})
 """Elements without content, which have no end."""
 
 

@@ -42,10 +42,10 @@ LIST_PATH: Final = "errors"
 def list_page(codes: Sequence[PublishedFacts], language: Language) -> str:
     """The page that lists `codes`."""
     words = WORDS[language]
-    header = element("thead", _row(words.status, words.code_and_message, words.retry))
+    header = element("thead", heading_row(words.status, words.code_and_message, words.retry))
     body = element("tbody", *(_list_row(facts, language) for facts in codes))
     caption = element("caption", words.caption)
-    return _page(
+    return page(
         language,
         words.title,
         element("h1", words.title),
@@ -64,7 +64,7 @@ def code_page(
     """The page of one code, with links to its neighbours in the list."""
     words = WORDS[language]
     explanation = facts.explanation[language]
-    return _page(
+    return page(
         language,
         f"{facts.code} - {words.title}",
         _way_back(words, language),
@@ -78,8 +78,10 @@ def code_page(
     )
 
 
-def _page(language: Language, title: str, *main: Content) -> str:
-    """A document around `main`."""
+def page(
+    language: Language, title: str, *main: Content, in_languages: Sequence[Language] = LANGUAGES
+) -> str:
+    """A document around `main`, with a link to itself in each of `in_languages`."""
     words = WORDS[language]
     head = element(
         "head",
@@ -91,13 +93,15 @@ def _page(language: Language, title: str, *main: Content) -> str:
     )
     skip = element("a", words.skip, class_="skip", href="#content")
     name = element("span", "Traghetto", class_="name", translate="no")
-    banner = element("header", name, _language_switch(language))
+    banner = element("header", name, *_language_switch(language, in_languages))
     content = element("main", *main, id="content", tabindex="-1")
     return document(language, head, element("body", skip, banner, content))
 
 
-def _language_switch(chosen: Language) -> Markup:
-    """A link to this page in every language."""
+def _language_switch(chosen: Language, languages: Sequence[Language]) -> Iterator[Markup]:
+    """A link to this page in every language; nothing where there is one only."""
+    if len(languages) < 2:
+        return
     links = [
         element(
             "a",
@@ -107,9 +111,9 @@ def _language_switch(chosen: Language) -> Markup:
             hreflang=language,
             **({"aria_current": "true"} if language == chosen else {}),
         )
-        for language in LANGUAGES
+        for language in languages
     ]
-    return element("nav", *links, aria_label=WORDS[chosen].languages)
+    yield element("nav", *links, aria_label=WORDS[chosen].languages)
 
 
 def _list_row(facts: PublishedFacts, language: Language) -> Markup:
@@ -127,15 +131,15 @@ def _sections(
     facts: PublishedFacts, explanation: Explanation, language: Language, words: Words
 ) -> Iterator[Markup]:
     """What is to be said about a code, the most useful first."""
-    yield _section(words.causes, _list(explanation.causes))
-    yield _section(words.remedy, element("p", prose(explanation.remedy)))
-    yield _section(words.charge, element("p", prose(explanation.charge)))
+    yield section(words.causes, _list(explanation.causes))
+    yield section(words.remedy, element("p", prose(explanation.remedy)))
+    yield section(words.charge, element("p", prose(explanation.charge)))
     if facts.recipe is not None:
-        yield _section(words.recipe, _verbatim(facts.recipe))
-    yield _section(words.facts, _facts_table(facts, language, words))
-    yield _section(words.body_example, _verbatim(facts.body_example))
+        yield section(words.recipe, verbatim(facts.recipe))
+    yield section(words.facts, _facts_table(facts, language, words))
+    yield section(words.body_example, verbatim(facts.body_example))
     if facts.other_messages:
-        yield _section(words.other_messages, _messages(facts.other_messages))
+        yield section(words.other_messages, _messages(facts.other_messages))
 
 
 def _facts_table(facts: PublishedFacts, language: Language, words: Words) -> Markup:
@@ -176,7 +180,8 @@ def _neighbours(
     return element("nav", *links, class_="neighbours", aria_label=words.neighbours)
 
 
-def _section(heading: str, content: Markup) -> Markup:
+def section(heading: str, content: Markup) -> Markup:
+    """A part of a page under a heading."""
     return element("section", element("h2", heading), content)
 
 
@@ -190,7 +195,8 @@ def _messages(messages: Sequence[str]) -> Markup:
     return element("ul", *items)
 
 
-def _verbatim(text: str) -> Markup:
+def verbatim(text: str) -> Markup:
+    """Text as it is sent or typed."""
     return element("pre", element("code", text, translate="no"), lang="en")
 
 
@@ -203,5 +209,6 @@ def _message(facts: PublishedFacts) -> Markup:
     return element("span", facts.message, class_="message", lang="en", translate="no")
 
 
-def _row(*headings: str) -> Markup:
+def heading_row(*headings: str) -> Markup:
+    """The first row of a table."""
     return element("tr", *(element("th", heading, scope="col") for heading in headings))

@@ -15,6 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from traghetto.clock import Clock
+from traghetto.endpoints.api_documents import api_document_endpoints
 from traghetto.endpoints.error_guide import error_guide_endpoints
 from traghetto.endpoints.spec import BASES, Endpoint
 from traghetto.endpoints.table import edge_endpoints
@@ -100,11 +101,13 @@ class Dispatch:
         """Set by the server once it stops accepting connections."""
         self.undeclared: set[tuple[str, str]] = set()
         """Errors that were answered and that their endpoints do not declare; none, or a defect."""
+        endpoints = tuple(endpoints)
         exact: dict[str, list[Endpoint]] = {}
         prefixed: dict[str, list[Endpoint]] = {}
         own = (
             *edge_endpoints(live=self._live, ready=self._ready, metrics=self._metrics),
             *error_guide_endpoints(edge.style),
+            *api_document_endpoints(endpoints, edge.style),
         )
         for bases, served in ((BASES, endpoints), (("",), (*own, *roots))):
             for endpoint in served:
