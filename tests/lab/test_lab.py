@@ -219,6 +219,13 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     assert reason in str(refused.value)
 
 
+def test_a_web_page_controls_no_lab(lab: Lab) -> None:
+    """A browser names the page that sends a request; nobody else has to."""
+    headers = {"origin": "https://pages.example", "content-type": "text/plain"}
+    answer = ask("POST", f"{lab.control_url}/reset", headers, b"{}")
+    assert (answer.status, code(answer)) == (403, "UNAUTHORIZED")
+
+
 def test_an_unknown_action_does_not_exist(lab: Lab) -> None:
     """As any other path that is not served."""
     with pytest.raises(LabRefused, match="Not found"):

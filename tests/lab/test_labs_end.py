@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -97,6 +98,28 @@ def test_a_lab_ends_with_whoever_started_it(tmp_path: Path) -> None:
         pid = int(starter.stdout.readline())
         starter.kill()
     wait_until(lambda: not is_running(pid) and list(tmp_path.iterdir()) == [])
+
+
+def test_what_a_killed_lab_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not what a living one has, nor what is too young to be judged."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = [sys.executable, "-m", "traghetto", "lab", "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as killed:
+        assert killed.stdout is not None
+        killed.stdout.readline()
+        killed.kill()
+    (left,) = tmp_path.iterdir()
+    with start_lab() as living:
+        (young,) = set(tmp_path.iterdir()) - {left}
+        long_ago = time.time() - 3600
+        os.utime(left, (long_ago, long_ago))
+        os.utime(young, (long_ago, long_ago))
+        with start_lab():
+            assert not left.exists()
+            assert young.exists()
+        assert living.key()
 
 
 def test_the_plugin_gives_fixtures(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 One row per action: what it takes and what it does. A body is JSON whatever its declared type, so
 that `curl -d` needs no header. What is refused is INVALID_REQUEST, with the reason in its issues.
+Whoever reaches the port may do all of it, but for web pages, which a browser lets reach any port.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from traghetto.accounts.values import ModelPrivacy, Tier
 from traghetto.clock import iso8601
 from traghetto.endpoints.spec import Authentication, Endpoint
 from traghetto.engines.simulator.faults import Fault, PlannedFault
-from traghetto.errors import Adjunct, ApiError, ErrorCode
+from traghetto.errors import Adjunct, ApiError, Code, ErrorCode
 from traghetto.lab.lab import Lab
 from traghetto.lab.states import STATES
 from traghetto.money import Currency, LimitPeriod, parse_usd
@@ -224,6 +225,17 @@ ACTIONS: Final[Mapping[str, Action]] = {
 }
 
 
+_ERRORS: Final[frozenset[Code]] = frozenset(
+    {
+        Adjunct.ROUTE_NOT_FOUND,
+        Adjunct.INVALID_JSON,
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.UNAUTHORIZED,
+    }
+)
+
+
 def lab_endpoints(lab: Lab) -> tuple[Endpoint, ...]:
     """What is served below `/lab`."""
 
@@ -231,6 +243,8 @@ def lab_endpoints(lab: Lab) -> tuple[Endpoint, ...]:
         await _reply(exchange, await show(lab, Nothing()))
 
     async def handle_action(exchange: Exchange, name: str) -> None:
+        if exchange.header(b"origin") is not None:
+            raise ApiError(ErrorCode.UNAUTHORIZED, reason="a web page may not control a lab")
         action = ACTIONS.get(name)
         if action is None:
             raise ApiError(Adjunct.ROUTE_NOT_FOUND)
@@ -245,7 +259,7 @@ def lab_endpoints(lab: Lab) -> tuple[Endpoint, ...]:
     anybody = Authentication.NONE
     return (
         Endpoint("lab", "GET", "/lab", handle_show, anybody),
-        Endpoint("lab_action", "POST", "/lab/{action}", handle_action, anybody),
+        Endpoint("lab_action", "POST", "/lab/{action}", handle_action, anybody, errors=_ERRORS),
     )
 
 
