@@ -93,6 +93,13 @@ UPSCALE = 'upscale = { 2x = "0.02", 4x = "0.08" }'
         ("", f'resolutions = "0.01", {IMAGE}', "pricing.resolutions: expected a table of prices"),
         ("", f'resolutionz = {{ 2K = "0.5" }}, {IMAGE}', "did you mean `resolutions`?"),
         ("", f'inpaint = "0.5", {IMAGE}', "pricing.inpaint: unknown"),
+        ("", 'generation = "1", upscale = { 2x = "0.02" }', "pricing.upscale: `4x` is missing"),
+        ("", 'generation = "1", upscale = { 2 = "1" }', "pricing.upscale.2: unknown"),
+        (
+            "resolutions = ['1K', '2K']",
+            f'resolutions = {{ 1K = "0.02" }}, {IMAGE}',
+            "`constraints` lists '2K'; price it",
+        ),
         (
             "resolutions = ['1K']\nqualities = ['low', 'high']",
             f'quality = {{ 1K = {{ low = "0.2" }} }}, {IMAGE}',

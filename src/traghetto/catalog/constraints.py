@@ -124,7 +124,14 @@ _PRICES: Final[Mapping[ModelType, tuple[str, ...]]] = {
     "upscale": ("upscale",),
 }
 """What has a price, by the type of the model."""
-_PRICE_TABLES: Final = frozenset({"resolutions", "quality", "upscale", "inputImages"})
+_PRICE_TABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "resolutions": (),
+    "quality": (),
+    "upscale": ("2x", "4x"),
+    "inputImages": ("included", "additional"),
+}
+"""What has several prices, and the names of all of them where they are fixed: none may be missing,
+because what has no price would be free."""
 
 
 def check_prices(
@@ -138,8 +145,8 @@ def check_prices(
     for name, price in prices.items():
         if name not in _PRICES[kind]:
             raise SettingInvalid((*path, name), unknown_name(name, _PRICES[kind]))
-        if name in _PRICE_TABLES and not isinstance(price, Mapping):
-            raise SettingInvalid((*path, name), "expected a table of prices")
+        if name in _PRICE_TABLES:
+            _check_table(price, _PRICE_TABLES[name], (*path, name))
     resolutions = constraints.get("resolutions", ())
     qualities = constraints.get("qualities", ())
     by_resolution = prices.get("resolutions", {})
@@ -148,17 +155,28 @@ def check_prices(
     for tier, by_quality in prices.get("quality", {}).items():
         where = (*path, "quality", tier)
         _check_listed(where, tier, resolutions, "resolutions")
-        if not isinstance(by_quality, Mapping):
-            raise SettingInvalid(where, "expected a table of prices")
+        _check_table(by_quality, (), where)
         for quality in by_quality:
             _check_listed((*where, quality), quality, qualities, "qualities")
         for quality in qualities:
             if quality not in by_quality:
                 raise SettingInvalid(where, f"`constraints` lists {quality!r}; price it")
     has_plain_price = "generation" in prices or "inpaint" in prices
-    for tier in () if has_plain_price else resolutions:
+    for tier in resolutions if by_resolution or not has_plain_price else ():
         if tier not in by_resolution:
             raise SettingInvalid((*path, "resolutions"), f"`constraints` lists {tier!r}; price it")
+
+
+def _check_table(prices: Any, names: tuple[str, ...], path: TablePath) -> None:
+    """Raise SettingInvalid unless `prices` is a table, of exactly `names` if there are any."""
+    if not isinstance(prices, Mapping):
+        raise SettingInvalid(path, "expected a table of prices")
+    for name in prices if names else ():
+        if name not in names:
+            raise SettingInvalid((*path, name), unknown_name(name, names))
+    for name in names:
+        if name not in prices:
+            raise SettingInvalid(path, f"`{name}` is missing")
 
 
 def _check_listed(path: TablePath, tier: str, listed: Any, name: str) -> None:

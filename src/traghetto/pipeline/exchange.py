@@ -28,6 +28,7 @@ _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 DISCONNECT_EXTENSION: Final = "traghetto.disconnect"
 """Our server's ASGI extension: a function that registers a callback for the disconnect."""
 STATUS_OK: Final = 200
+SLICE_BYTES: Final = 1 << 18
 JSON_CONTENT: Final = (b"content-type", b"application/json; charset=utf-8")
 
 
@@ -140,10 +141,20 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def answer(self, status: int, headers: Iterable[Header], body: bytes) -> None:
-        """Send a whole answer."""
+        """Send a whole answer.
+
+        A large one goes in slices, each when the client has taken the ones before: so nothing of it
+        waits twice, and who reads slowly is not taken for who does not read.
+        """
         length = (b"content-length", b"%d" % len(body))
         await self.start(status, [length, *headers])
-        await self.write(b"" if self.method == "HEAD" else body, more=False)
+        if self.method == "HEAD":
+            body = b""
+        view, sent = memoryview(body), 0
+        while len(body) - sent > SLICE_BYTES:
+            await self.write(bytes(view[sent : sent + SLICE_BYTES]), more=True)
+            sent += SLICE_BYTES
+        await self.write(body if sent == 0 else bytes(view[sent:]), more=False)
 
     def watch_disconnect(self) -> DisconnectWatch:
         """A context in which the client's disconnect cancels the current task."""

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from traghetto.accounts.values import ApiKey
 from traghetto.engines.failures import EngineFailure
 from traghetto.engines.pool import ModelPool
 from traghetto.engines.protocols import ChatCall
@@ -69,10 +70,14 @@ class Rewriter(msgspec.Struct, frozen=True):
         return text if text and text != prompt else None
 
 
-def rewriter_of(settings: Settings, fleet: Fleet) -> Rewriter | None:
-    """What rewrites prompts; None where the operator has named no model, or none that is served."""
-    model = settings.prompt_enhancement_model
-    if model not in fleet.pools:
+def rewriter_of(settings: Settings, fleet: Fleet, key: ApiKey) -> Rewriter | None:
+    """What rewrites prompts of `key`; None where the operator has named no model, or none that is
+    served and may see what the key sends."""
+    name = settings.prompt_enhancement_model
+    model = fleet.catalog.by_id(name)
+    if model is None or model.offline or not model.admits(key.model_privacy):
+        return None
+    if name not in fleet.pools:
         return None
     price = PricedUnits("enhancement", 1, parse_usd(settings.prompt_enhancement_usd))
-    return Rewriter(fleet.pools[model], fleet.gates[model], price)
+    return Rewriter(fleet.pools[name], fleet.gates[name], price)

@@ -156,7 +156,7 @@ async def _answer_image(
     verdict = await judge_request(policy, exchange, work.prompt, pictures)  # 15
     if not work.blanks_violations:
         refuse_blocked(verdict)
-    rewriter = rewriter_of(services.settings, fleet) if work.enhance else None
+    rewriter = rewriter_of(services.settings, fleet, caller.key) if work.enhance else None
     if rewriter is not None:
         work = work.with_rewriting(rewriter.price)
     demand = Demand(nano_usd=work.nano_usd, is_prepaid=True, requests=work.images)

@@ -85,6 +85,7 @@ class SqliteStore:
         self._facts: list[Fact] = []
         self._waiting: Durable | None = None
         self._failure: StoreBroken | None = None
+        self._is_closing = False
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_batches, name="books", daemon=True)
         self._writer.start()
@@ -98,8 +99,8 @@ class SqliteStore:
             waiting = self._waiting
             if waiting is None:
                 waiting = Durable(loop=asyncio.get_running_loop())
-                if self._failure is not None:
-                    waiting.resolve(self._failure)
+                if self._failure is not None or self._is_closing:
+                    waiting.resolve(self._failure or StoreBroken("the store is closed"))
                     return waiting
                 self._waiting = waiting
                 self._wake.put(True)
@@ -117,7 +118,9 @@ class SqliteStore:
             return next(_rows(self._reader, "kept_answer", AnswerKept, handle), None)
 
     async def aclose(self) -> None:
-        self._wake.put(False)
+        with self._mutex:
+            self._is_closing = True  # nothing is taken that the writer would not see any more
+            self._wake.put(False)
         await asyncio.to_thread(self._writer.join)
         self._failure = self._failure or StoreBroken("the store is closed")
         with self._reading:

@@ -53,14 +53,14 @@ def edit_prices(
     inputs = _tree(model).get("inputImages", {})
     extra = input_images - inputs.get("included", INCLUDED_IMAGES)
     if inputs and extra > 0:
-        lines.append(PricedUnits("input_image", extra, _amount(inputs.get("additional", 0))))
+        lines.append(PricedUnits("input_image", extra, _amount(inputs["additional"])))
     return tuple(lines)
 
 
 def upscale_prices(model: Model, scale: float) -> tuple[PricedUnits, ...]:
     """By the enlargement that is really made."""
     tier = "2x" if scale <= DOUBLE_SCALE_MAX else "4x"
-    return (PricedUnits("upscale", 1, _amount(_tree(model).get("upscale", {}).get(tier, 0))),)
+    return (PricedUnits("upscale", 1, _amount(_tree(model)["upscale"][tier])),)
 
 
 def background_prices(model: Model) -> tuple[PricedUnits, ...]:

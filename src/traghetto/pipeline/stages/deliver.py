@@ -45,11 +45,12 @@ async def deliver(
 ) -> None:
     """End the hold of what was made, and send it; an answer under `claim` is kept.
 
-    Raises ApiError; nothing has then been charged, except as said above.
+    Raises ApiError and ClientGone; nothing has then been charged, except as said above.
     """
     lines = made.lines
     headers = flag_headers(made, model)
-    content, body = await _answer(exchange, made, times)
+    with exchange.watch_disconnect():  # who has left by now, pays nothing
+        content, body = await _answer(exchange, made, times)
 
     def keep() -> Iterable[Fact]:
         if claim is None or made.is_refused:
