@@ -10,6 +10,8 @@ import time
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
+UTC_NS_MIN: Final = 946_684_800_000_000_000
+"""The year 2000."""
 UTC_NS_MAX: Final = 7_258_118_400_000_000_000
 """The year 2200: as far as clocks are moved, and well within the columns of the books."""
 

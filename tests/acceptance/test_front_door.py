@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ LIMITS = FrontDoorLimits(
     linger_seconds_max=0.5,
 )
 BODY_BYTES_MAX = 1_000_000
+LARGE_BYTES = 24 << 20
+"""More than the buffers of any socket."""
 GET = b"GET /v1/hello HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /v1/size HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
@@ -68,8 +71,12 @@ def dispatch_of(seen: Seen) -> Dispatch:
         for _n in range(100_000):
             await exchange.write(b"x" * 65536, more=True)
 
+    async def large(exchange: Exchange, _: str) -> None:
+        await exchange.answer(200, [JSON_CONTENT], bytes(LARGE_BYTES))
+
     return Dispatch(
         [
+            Endpoint("large", "GET", "/large", large),
             Endpoint("hello", "GET", "/hello", hello),
             Endpoint("size", "POST", "/size", size),
             Endpoint("flood", "GET", "/flood", flood),
@@ -488,3 +495,23 @@ def test_the_believed_client_address_is_the_rightmost_untrusted_one() -> None:
         assert door.forwarded_client("127.0.0.1", header) == client
     assert door.trusts("10.0.0.1")
     assert not door.trusts("10.0.0.2")
+
+
+def test_a_client_that_reads_slowly_gets_all_of_a_large_answer() -> None:
+    """It is not one that reads nothing, however long the whole takes."""
+
+    async def test() -> None:
+        async with opened() as door:
+            with socket.create_connection(("127.0.0.1", door.port)) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+                connection.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(connection, GET.replace(b"hello", b"large"))
+                received = 0
+                while received < LARGE_BYTES:
+                    piece = await loop.sock_recv(connection, 1 << 18)
+                    assert piece, f"cut after {received} bytes"
+                    received += len(piece)
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(test())

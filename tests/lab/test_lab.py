@@ -219,11 +219,35 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     assert reason in str(refused.value)
 
 
+def test_many_may_ask_at_once(lab: Lab) -> None:
+    """Whatever the clock's resolution, and also while somebody resets."""
+    with ThreadPoolExecutor(8) as threads:
+        names = [account.name for account in threads.map(lambda _: lab.account(), range(200))]
+        assert len(set(names)) == 200
+        limited = [threads.submit(lab.key, "usd-limit-reached") for _ in range(40)]
+        lab.reset()
+        assert all(future.result(20) for future in limited)
+    assert chat(lab, lab.key()).status == 200
+
+
+def test_time_may_pass_while_a_request_is_under_way(lab: Lab) -> None:
+    """It ends as if nothing had happened: what it holds is for as long as it really takes."""
+    key = lab.key()
+    lab.fault("slow", seconds=1.5)
+    with ThreadPoolExecutor(1) as one:
+        asked = one.submit(chat, lab, key)
+        lab.advance(86_400)
+        assert asked.result(30).status == 200
+
+
 def test_a_web_page_controls_no_lab(lab: Lab) -> None:
     """A browser names the page that sends a request; nobody else has to."""
-    headers = {"origin": "https://pages.example", "content-type": "text/plain"}
-    answer = ask("POST", f"{lab.control_url}/reset", headers, b"{}")
-    assert (answer.status, code(answer)) == (403, "UNAUTHORIZED")
+    for headers in ({"origin": "https://pages.example"}, {"host": "pages.example:80"}):
+        for method, url in (("POST", f"{lab.control_url}/reset"), ("GET", lab.control_url)):
+            answer = ask(method, url, headers, b"{}")
+            assert (answer.status, code(answer)) == (403, "UNAUTHORIZED")
+    for host in ("localhost:80", "lab:8421", "lab.local", "127.0.0.1", "[::1]:8421"):
+        assert ask("GET", lab.control_url, {"host": host}).status == 200
 
 
 def test_an_unknown_action_does_not_exist(lab: Lab) -> None:

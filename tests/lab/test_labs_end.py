@@ -80,6 +80,15 @@ def test_a_signal_ends_a_lab_and_its_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lab_without_input_ends_at_once() -> None:
+    """As it was asked to, whatever kind of file its input is."""
+    command = [sys.executable, "-m", "traghetto", "lab", "--port", "0", "--until-eof"]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_lab_ends_with_whoever_started_it(tmp_path: Path) -> None:
     """A test run that is killed leaves no lab."""
     program = textwrap.dedent("""

@@ -18,8 +18,9 @@ from support.gateway import running_gateway
 from support.upstream import answer_json, upstream_in_thread
 from traghetto.errors import ErrorCode, row_of
 from traghetto.guide.coverage import NOT_SERVED_YET
-from traghetto.guide.recipes import RECIPES, Recipe
+from traghetto.guide.recipes import RECIPES, Recipe, chat
 from traghetto.testing import Lab, start_lab
+from traghetto.testing.http import ask
 from traghetto.testing.verification import Outcome, Server, verify
 
 
@@ -64,6 +65,16 @@ def test_the_commands_of_a_recipe_do_what_they_say(lab: Lab, recipe: Recipe) -> 
     statuses = re.findall(rb"HTTP/1.1 (\d{3})", done.stdout.replace(b"HTTP/1.1 100", b""))
     assert int(statuses[-1]) == row_of(recipe.code).status, done.stdout
     assert f"x-error-code: {recipe.code.name}".encode() in done.stdout
+
+
+def test_recipes_leave_a_lab_as_they_found_it(lab: Lab) -> None:
+    """All of them pasted one after the other; then an ordinary request is answered."""
+    root = lab.url.removesuffix("/api/v1")
+    script = "\n".join(recipe.commands(root) for recipe in RECIPES)
+    subprocess.run(["bash", "-c", script], capture_output=True, check=True, timeout=60)
+    body = json.dumps(chat().body).encode()
+    headers = {"authorization": f"Bearer {lab.key()}", "content-type": "application/json"}
+    assert ask("POST", f"{lab.url}/chat/completions", headers, body).status == 200
 
 
 def test_a_server_that_is_no_lab_is_asked_what_costs_nothing(tmp_path: Path) -> None:

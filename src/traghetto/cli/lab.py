@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from typing import Any, Final
 
 import click
@@ -79,15 +80,14 @@ async def _run(host: str, port: int, *, until_eof: bool, log_level: str, as_json
 
 def _stop_at_eof() -> None:
     """Stop as SIGTERM does when whoever holds the other end of standard input is gone."""
-    stdin = sys.stdin.fileno()
-    loop = asyncio.get_running_loop()
 
-    def look() -> None:
-        if not os.read(stdin, 4096):
-            loop.remove_reader(stdin)
-            signal.raise_signal(signal.SIGTERM)
+    def read_on() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
 
-    loop.add_reader(stdin, look)
+    # In a thread, because an event loop cannot wait for every kind of file.
+    threading.Thread(target=read_on, name="stdin", daemon=True).start()
 
 
 def _say_started(running: Lab, url: str) -> None:

@@ -62,7 +62,14 @@ def api_key_endpoints(services: Services) -> tuple[Endpoint, ...]:
 
     return (
         endpoint(
-            "api_keys", "GET", "/api_keys", Operation(keys.list, summary="List the active keys.")
+            "api_keys",
+            "GET",
+            "/api_keys",
+            Operation(
+                keys.list,
+                summary="List the active keys.",
+                codes=frozenset({Adjunct.ANALYTICS_TIMEOUT}),
+            ),
         ),
         endpoint(
             "api_keys_create",
@@ -128,7 +135,7 @@ def api_key_endpoints(services: Services) -> tuple[Endpoint, ...]:
             Operation(
                 keys.get,
                 summary="Show one key.",
-                codes=frozenset({Adjunct.API_KEY_NOT_FOUND}),
+                codes=frozenset({Adjunct.API_KEY_NOT_FOUND, Adjunct.ANALYTICS_TIMEOUT}),
             ),
         ),
     )

@@ -31,6 +31,15 @@ CALLER: Final[Codes] = frozenset(
     }
 )
 ADMIN: Final[Codes] = CALLER | {Adjunct.ADMIN_KEY_REQUIRED}
+METRICS: Final[Codes] = frozenset(
+    {
+        Adjunct.NO_CREDENTIALS,
+        ErrorCode.AUTHENTICATION_FAILED,
+        Adjunct.ADMIN_KEY_REQUIRED,
+        Adjunct.FAILED_REQUEST_BUDGET,
+        ErrorCode.UNKNOWN_ERROR,
+    }
+)
 CLAIM: Final[Codes] = frozenset(
     {
         ErrorCode.INVALID_REQUEST,

@@ -164,20 +164,22 @@ def _failures(codes: Iterable[Code], style: ErrorStyle) -> Json:
 
 def _failure(status: int, codes: list[Code], style: ErrorStyle) -> Json:
     names = dict.fromkeys(public_name(code) for code in codes)
-    headers = [name for name in _HEADERS if name != "retry-after" or status in {429, 503}]
-    examples = {
-        code.name: {
-            "summary": row_of(code).message,
-            "value": msgspec.json.decode(facts_of(code, style).body_example),
-        }
-        for code in codes
-    }
+    absent = set() if style.code_header else {"x-error-code"}
+    absent |= set() if status in {429, 503} else {"retry-after"}
+    headers = [name for name in _HEADERS if name not in absent]
+    examples = {code.name: _example(code, style) for code in codes}
     schema = {"$ref": "#/components/schemas/Error"}
     return {
         "description": ", ".join(names),
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
         "content": {"application/json": {"schema": schema, "examples": examples}},
     }
+
+
+def _example(code: Code, style: ErrorStyle) -> Json:
+    body = msgspec.json.decode(facts_of(code, style).body_example)
+    error = body["error"]
+    return {"summary": error["message"] if isinstance(error, dict) else error, "value": body}
 
 
 def _in_order(code: Code) -> tuple[int, int]:

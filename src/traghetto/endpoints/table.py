@@ -12,7 +12,7 @@ from traghetto.catalog.catalog import Catalog
 from traghetto.endpoints.api_keys import api_key_endpoints
 from traghetto.endpoints.billing import billing_endpoints
 from traghetto.endpoints.chat import chat_endpoint
-from traghetto.endpoints.errors import ADMIN, ALWAYS
+from traghetto.endpoints.errors import ALWAYS, METRICS
 from traghetto.endpoints.images import image_endpoints
 from traghetto.endpoints.models import (
     compatibility_answer,
@@ -78,7 +78,7 @@ def edge_endpoints(*, live: Handle, ready: Handle, metrics: Handle) -> tuple[End
             "/metrics",
             metrics,
             Authentication.ADMIN_FROM_AFAR,
-            errors=ADMIN,
+            errors=METRICS,
         ),
     )
 

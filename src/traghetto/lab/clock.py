@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from traghetto.clock import UTC_NS_MAX
+from traghetto.clock import UTC_NS_MAX, UTC_NS_MIN
 
 
 class LabClock:
@@ -34,6 +34,8 @@ class LabClock:
 
     def set(self, utc_ns: int) -> None:
         """Let the time pass until then; a time in the past only steps the wall clock back."""
+        if not UTC_NS_MIN <= utc_ns <= UTC_NS_MAX:
+            raise ValueError("the clock knows the years from 2000 to 2200")
         ahead_ns = utc_ns - self.utc_ns()
         if ahead_ns > 0:
             self.advance(ahead_ns / 1e9)

@@ -8,6 +8,7 @@ Whoever reaches the port may do all of it, but for web pages, which a browser le
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -189,7 +190,7 @@ async def plan_fault(lab: Lab, wanted: PlanFault) -> Answer:
 
 
 async def clear_faults(lab: Lab, _: Nothing) -> Answer:
-    """Have everything work again."""
+    """Have everything work again, with all its places."""
     lab.clear_faults()
     return {}
 
@@ -240,27 +241,46 @@ def lab_endpoints(lab: Lab) -> tuple[Endpoint, ...]:
     """What is served below `/lab`."""
 
     async def handle_show(exchange: Exchange, _: str) -> None:
+        _refuse_pages(exchange)
         await _reply(exchange, await show(lab, Nothing()))
 
     async def handle_action(exchange: Exchange, name: str) -> None:
-        if exchange.header(b"origin") is not None:
-            raise ApiError(ErrorCode.UNAUTHORIZED, reason="a web page may not control a lab")
+        _refuse_pages(exchange)
         action = ACTIONS.get(name)
         if action is None:
             raise ApiError(Adjunct.ROUTE_NOT_FOUND)
         body = await _body(exchange)
         try:
             wanted = msgspec.convert(body, action.arguments)
-            answer = await action.run(lab, wanted)
+            async with lab.busy:
+                answer = await action.run(lab, wanted)
         except (ValueError, OperationRefused) as problem:  # includes msgspec.ValidationError
             raise refusal([custom_issue((), str(problem))]) from None
         await _reply(exchange, answer)
 
     anybody = Authentication.NONE
     return (
-        Endpoint("lab", "GET", "/lab", handle_show, anybody),
+        Endpoint("lab", "GET", "/lab", handle_show, anybody, errors=_ERRORS),
         Endpoint("lab_action", "POST", "/lab/{action}", handle_action, anybody, errors=_ERRORS),
     )
+
+
+def _refuse_pages(exchange: Exchange) -> None:
+    """Raise UNAUTHORIZED for a request that a web page makes.
+
+    A browser names the page that sends something elsewhere. A page whose own name was led to this
+    machine is told by that name: those of labs have no dot, or are addresses.
+    """
+    host = (exchange.header(b"host") or b"").decode("latin-1")
+    name = host.rpartition(":")[0] if ":" in host.rpartition("]")[2] else host
+    is_far = "." in name and not _ADDRESS.fullmatch(name) and not name.endswith(_NEAR)
+    if is_far or exchange.header(b"origin") is not None:
+        raise ApiError(ErrorCode.UNAUTHORIZED, reason="a web page may not control a lab")
+
+
+_ADDRESS: Final = re.compile(r"[\d.]+|\[[0-9a-fA-F:.]+\]")
+_NEAR: Final = (".localhost", ".local", ".internal", ".test")
+"""Endings of names that nobody owns in the public network."""
 
 
 async def _body(exchange: Exchange) -> dict[str, Any]:

@@ -4,8 +4,8 @@ The gateway is the product's own, from the socket to the books; what is special 
 books in a temporary folder, a clock that can be moved, backends that fail when they are told to.
 A reset puts a new gateway with empty books in its place, behind the same address.
 
-Invariants: nothing is kept but in the temporary folder, which goes when the lab does; one reset
-runs at a time, and a request meets one gateway from its beginning to its end.
+Invariants: nothing is kept but in the temporary folder, which goes when the lab does; whoever holds
+`busy` meets one gateway from beginning to end, and so does a request.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Lab:
         self._roots: tuple[Endpoint, ...] = ()
         self._generation = 0
         self._open = AsyncExitStack()
-        self._resetting = asyncio.Lock()
+        self.busy = asyncio.Lock()
+        """Held by whoever changes something, so that a reset meets nobody halfway."""
+        self._capacities: dict[str, Gate] = {}
+        """The gates that the models had before their capacity was changed."""
         self._crashes_left = 0
         self.clock = LabClock()
         self.gateway: Gateway
@@ -77,6 +80,7 @@ class Lab:
         assert started.admin_key is not None, "new books make a first key"
         self.gateway, self.clock, self.admin_key = gateway, clock, started.admin_key
         self._crashes_left = 0
+        self._capacities = {}
         self._open = opened
 
     async def aclose(self) -> None:
@@ -86,11 +90,10 @@ class Lab:
 
     async def reset(self) -> None:
         """Everything as at the start; requests under way end with MODEL_OFFLINE."""
-        async with self._resetting:
-            before, opened = self.gateway, self._open
-            await self.start()
-            await before.cancel_requests()
-            await opened.aclose()
+        before, opened = self.gateway, self._open
+        await self.start()
+        await before.cancel_requests()
+        await opened.aclose()
 
     # What a server needs
 
@@ -130,7 +133,7 @@ class Lab:
         Raises OperationRefused and ValueError.
         """
         operations = self.gateway.administration
-        name = account.get("name") or f"lab-{new_request_id()[:12]}"
+        name = account.get("name") or f"lab-{new_request_id()}"
         made = await operations.perform(
             "accounts.create", {**state.account, **account, "name": name}
         )
@@ -218,8 +221,10 @@ class Lab:
         self._crashes_left = requests
 
     def clear_faults(self) -> None:
-        """Have everything work again, and hold no failure against anybody."""
+        """Have everything work again, with all its places, and hold no failure against anybody."""
         self._crashes_left = 0
+        self._set_gates(self._capacities)
+        self._capacities = {}
         for pool in self.gateway.services.fleet.every_pool():
             for plan in _plans(pool):
                 plan.clear()
@@ -231,10 +236,13 @@ class Lab:
         Requests that it serves now are not counted. Raises ValueError for an unknown model.
         """
         self._pool(model_id)
+        self._capacities.setdefault(model_id, self.gateway.services.fleet.gates[model_id])
+        self._set_gates({model_id: Gate(self.clock, concurrency_max=concurrency_max)})
+
+    def _set_gates(self, gates: Mapping[str, Gate]) -> None:
         services = self.gateway.services
-        gate = Gate(self.clock, concurrency_max=concurrency_max)
-        gates = {**services.fleet.gates, model_id: gate}
-        services.fleet = replace(services.fleet, gates=gates)
+        fleet = services.fleet
+        services.fleet = replace(fleet, gates={**fleet.gates, **gates})
 
     def _pool(self, model_id: str) -> ReplicaPool[Any]:
         fleet = self.gateway.services.fleet

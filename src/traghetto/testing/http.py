@@ -46,7 +46,8 @@ def ask(
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     pieces = (body,) if isinstance(body, bytes) else body
     with contextlib.closing(connect(parts.netloc, timeout=SECONDS_MAX)) as connection:
-        connection.putrequest(method, target, skip_accept_encoding=True)
+        has_host = any(name.lower() == "host" for name in headers)
+        connection.putrequest(method, target, skip_host=has_host, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         connection.putheader(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,10 +51,12 @@ class Lab:
     def at(cls, url: str) -> Lab:
         """The lab whose API answers at `url`; raises LabRefused if no lab is there."""
         control_url = url.removesuffix("/").removesuffix("/api/v1").removesuffix("/v1") + "/lab"
-        answer = ask("GET", control_url, {})
-        if answer.status != 200:
-            raise LabRefused(f"{control_url} is no lab: it answers {answer.status}")
-        return cls(url.rstrip("/"), control_url, answer.json["admin_key"])
+        try:
+            answer = ask("GET", control_url, {})
+            admin_key = answer.json["admin_key"]
+        except (http.client.HTTPException, KeyError, TypeError, ValueError) as problem:
+            raise LabRefused(f"{control_url} is no lab") from problem
+        return cls(url.rstrip("/"), control_url, admin_key)
 
     def account(self, state: str = "fresh", **members: Any) -> LabAccount:
         """A new account with a key, in a state such as `broke`; `members` say what differs.
@@ -145,9 +149,12 @@ def start_lab() -> Iterator[Lab]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        line = process.stdout.readline()
+        ready, _, _ = select.select([process.stdout], [], [], START_SECONDS_MAX)
+        line = process.stdout.readline() if ready else b""
         if not line:
-            raise LabRefused(f"the lab ended with status {process.wait()} before it answered")
+            raise LabRefused(
+                f"the lab has not answered in {START_SECONDS_MAX:g} s, or ended before it did"
+            )
         facts = msgspec.json.decode(line)
         yield Lab(facts["url"], facts["control_url"], facts["admin_key"])
     finally:
