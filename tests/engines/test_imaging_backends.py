@@ -75,7 +75,7 @@ class Scripted:
         self.ending = ending
         self.calls: list[tuple[str, Any, float]] = []
 
-    async def run(self, task: str, payload: Any, *, seconds_max: float) -> Any:
+    async def run(self, task: str, payload: Any, *, seconds_max: float, principal: str = "") -> Any:
         self.calls.append((task, payload, seconds_max))
         if isinstance(self.ending, bytes):
             return self.ending

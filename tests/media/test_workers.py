@@ -455,6 +455,30 @@ def test_waiting_in_a_share_is_bounded_in_number_and_time(run):
     run(test)
 
 
+def test_principals_take_turns_in_a_share(run):
+    """And none of them has all of its waiting places."""
+
+    async def test():
+        async with pool(processes_max=2, tasks_waiting_max=6) as workers:
+            share = Share(workers, processes_max=1)
+            ended = []
+
+            async def one(principal):
+                await share.run(TRIAL + "echo", None, seconds_max=SECONDS, principal=principal)
+                ended.append(principal)
+
+            waiting = []
+            for principal in ("a", "a", "a", "a", "b"):
+                waiting.append(asyncio.ensure_future(one(principal)))
+                await asyncio.sleep(0)
+            with pytest.raises(WorkersBusy):
+                await share.run(TRIAL + "echo", None, seconds_max=SECONDS, principal="a")
+            await asyncio.gather(*waiting)
+            assert ended == ["a", "a", "b", "a", "a"]
+
+    run(test)
+
+
 def test_principals_take_turns(run):
     """Who has one task to be done does not wait for all that another has; each one's own keep
     their order."""

@@ -27,7 +27,7 @@ class TaskProcesses:
         self.tasks: list[str] = []
         """What was asked for, in order."""
 
-    async def run(self, task: str, payload: Any, *, seconds_max: float) -> Any:
+    async def run(self, task: str, payload: Any, *, seconds_max: float, principal: str = "") -> Any:
         self.tasks.append(task)
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -236,12 +236,13 @@ class Gateway:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for closing in (*self.services.fleet.every_pool(), *self._retired):
-            await closing.aclose()
-        await self.services.media.fetcher.aclose()
-        await self.services.policy.aclose()
-        await self._workers.aclose()
-        await self._store.aclose()
+        async with AsyncExitStack() as closing:  # all of them, also if one cannot be closed
+            closing.push_async_callback(self._store.aclose)
+            closing.push_async_callback(self._workers.aclose)
+            closing.push_async_callback(self.services.policy.aclose)
+            closing.push_async_callback(self.services.media.fetcher.aclose)
+            for each in (*self.services.fleet.every_pool(), *self._retired):
+                closing.push_async_callback(each.aclose)
 
     def request_reload(self) -> None:
         """Read the configuration again, in the background; an invalid one changes nothing."""

@@ -19,6 +19,7 @@ from traghetto.engines.breaker import Evidence
 from traghetto.engines.failures import EngineFailure, FailureKind
 from traghetto.engines.image_answers import checked_image
 from traghetto.engines.image_protocols import (
+    PRINCIPAL,
     BackgroundCall,
     BackgroundRemover,
     EditCall,
@@ -109,6 +110,7 @@ class ImagePool(ReplicaPool[ImageBackend]):
         count: int,
     ) -> list[EngineImage]:
         """`count` good images, made by the method that `ability` finds on a backend."""
+        PRINCIPAL.set(principal)
         deadline = asyncio.get_running_loop().time() + self._deadlines.total_seconds
 
         async def attempt_images(attempt: Attempt[ImageBackend]) -> list[EngineImage]:

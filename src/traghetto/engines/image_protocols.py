@@ -7,12 +7,17 @@ URLs. What they answer is untrusted unless it says that it is our own.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from contextvars import ContextVar
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from traghetto.engines.protocols import BackendModel
 from traghetto.wire.image_format import ImageFormat
+
+PRINCIPAL: Final[ContextVar[str]] = ContextVar("principal", default="")
+"""The account for which a call is carried out, set by the pool. No backend is told; engines of our
+own let accounts take turns where tasks wait."""
 
 
 class Picture(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 from traghetto.workers.failures import WorkersBusy
 from traghetto.workers.pool import Workers
+from traghetto.workers.turns import Turns
 
 
 class Share:
@@ -17,30 +18,47 @@ class Share:
         if processes_max < 1:
             raise ValueError("a share has at least one process")
         self._workers = workers
-        self._places = asyncio.Semaphore(processes_max)
-        self._waiting = 0
+        self._places_free = processes_max
+        self._waiting: Turns[None] = Turns(workers.limits.tasks_waiting_max)
 
-    async def run(self, task: str, payload: Any, *, seconds_max: float) -> Any:
-        """As `Workers.run`; for a place in the share a task waits as long as for a process.
+    async def run(self, task: str, payload: Any, *, seconds_max: float, principal: str = "") -> Any:
+        """As `Workers.run`; for a place in the share a task waits as long as for a process, and
+        principals take turns there as well.
 
         Raises what that raises.
         """
-        await self._take_place()
+        await self._take_place(principal)
         try:
-            return await self._workers.run(task, payload, seconds_max=seconds_max)
+            return await self._workers.run(
+                task, payload, seconds_max=seconds_max, principal=principal
+            )
         finally:
-            self._places.release()
+            self._give_back()
 
-    async def _take_place(self) -> None:
-        limits = self._workers.limits
-        if self._places.locked() and self._waiting >= limits.tasks_waiting_max:
-            raise WorkersBusy(f"{self._waiting} long tasks wait already")
-        self._waiting += 1
+    async def _take_place(self, principal: str) -> None:
+        if self._places_free:
+            self._places_free -= 1
+            return
+        if self._waiting.is_full_for(principal):
+            raise WorkersBusy(f"{len(self._waiting)} long tasks wait already")
+        seconds = self._workers.limits.wait_seconds_max
+        turn = self._waiting.join(principal)
         try:
-            async with asyncio.timeout(limits.wait_seconds_max):
-                await self._places.acquire()
-        except TimeoutError:
-            reason = f"no process was free for {limits.wait_seconds_max:g} s"
-            raise WorkersBusy(reason) from None
-        finally:
-            self._waiting -= 1
+            async with asyncio.timeout(seconds):
+                await turn
+        except BaseException as end:
+            if turn.done() and not turn.cancelled():
+                self._give_back()  # the place came in the same moment: somebody else has it
+            else:
+                self._waiting.leave(principal, turn)
+            if isinstance(end, TimeoutError):
+                raise WorkersBusy(f"no process was free for {seconds:g} s") from None
+            raise
+
+    def _give_back(self) -> None:
+        """Whoever has waited for it gets the place at once."""
+        turn = self._waiting.next()
+        if turn is None:
+            self._places_free += 1
+        else:
+            turn.set_result(None)

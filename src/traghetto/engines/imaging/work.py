@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from traghetto.engines.failures import EngineFailure, FailureKind
+from traghetto.engines.image_protocols import PRINCIPAL
 from traghetto.workers.failures import TaskRefused, TaskTimedOut, WorkerError, WorkersBusy
 
 SECONDS_MAX: Final = 60.0
@@ -26,8 +27,11 @@ _KINDS: Final = {
 class Workers(Protocol):
     """Processes that run tasks; `traghetto.workers` has them."""
 
-    async def run(self, task: str, payload: Any, *, seconds_max: float) -> Any:
-        """What the function `task` (`module:function`) makes of `payload`; raises WorkerError."""
+    async def run(self, task: str, payload: Any, *, seconds_max: float, principal: str = "") -> Any:
+        """What the function `task` (`module:function`) makes of `payload`; raises WorkerError.
+
+        `principal` is who takes turns where tasks wait.
+        """
         ...
 
 
@@ -40,7 +44,7 @@ async def carry_out(
     """
     plain = msgspec.to_builtins(payload, builtin_types=(bytes,))
     try:
-        return await workers.run(task, plain, seconds_max=seconds_max)
+        return await workers.run(task, plain, seconds_max=seconds_max, principal=PRINCIPAL.get())
     except WorkersBusy as busy:
         raise EngineFailure(FailureKind.AT_CAPACITY, "all image workers are busy") from busy
     except TaskTimedOut as late:
