@@ -390,6 +390,25 @@ def test_the_reader_that_began_first_always_finishes() -> None:
     asyncio.run(main())
 
 
+def test_nobody_waits_for_room_for_ever() -> None:
+    """What others hold may take minutes; a client is told to come back instead."""
+
+    async def main() -> None:
+        bodies = BodiesInFlight(100, wait_seconds_max=0.05)
+        long, short = Share(), Share()
+        bodies.take(long, 120)
+        bodies.complete(long)
+        bodies.take(short, 10)
+        with pytest.raises(ApiError) as refused:
+            await bodies.room(short)
+        assert refused.value.code is ErrorCode.MODEL_AT_CAPACITY
+        bodies.release(short)
+        bodies.release(long)
+        assert bodies.bytes == 0
+
+    asyncio.run(main())
+
+
 def test_a_body_that_fills_all_the_room_goes_on() -> None:
     """A lone body never waits for room that only its own end could make."""
 

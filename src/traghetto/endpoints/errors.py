@@ -18,8 +18,14 @@ Codes = frozenset[Code]
 ALWAYS: Final[Codes] = frozenset({ErrorCode.UNKNOWN_ERROR})
 """A defect of our own can come anywhere."""
 BODY: Final[Codes] = frozenset(
-    {ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.INVALID_CONTENT_TYPE, Adjunct.INVALID_JSON}
+    {
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        ErrorCode.INVALID_CONTENT_TYPE,
+        Adjunct.INVALID_JSON,
+        ErrorCode.MODEL_AT_CAPACITY,
+    }
 )
+"""The last one where other bodies take all the memory that there is for them."""
 CALLER: Final[Codes] = frozenset(
     {
         Adjunct.PAYMENT_HEADER_NOT_ACCEPTED,

@@ -17,6 +17,9 @@ from traghetto.settings import Settings
 from traghetto.wire.json import decode_object
 from traghetto.wire.multipart import FormReader, form_boundary
 
+ROOM_SECONDS_MAX: Final = 20.0
+FULL_SECONDS: Final = 5
+"""When to try again while other bodies take all the room; a guess at how long one does."""
 _JSON: Final = b"application/json"
 _CHARSETS: Final = frozenset({b"utf-8", b'"utf-8"', b"utf8"})
 
@@ -35,11 +38,14 @@ class BodiesInFlight:
 
     Above `bytes_max` no further piece is read, so that the sockets push back; nothing is refused.
     The reader that began first goes on as long as the bodies already complete leave room for it
-    alone: were all of the room taken by unfinished bodies, none of them could ever finish. The sum
-    stays below twice `bytes_max` plus one piece per connection.
+    alone: were all of the room taken by unfinished bodies, none of them could ever finish. What a
+    request reads and keeps stays below twice `bytes_max` plus one piece per connection; what is
+    made for it is counted as well, so that others wait, and is bounded by the backends' answers.
     """
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, *, wait_seconds_max: float = ROOM_SECONDS_MAX) -> None:
+        """Nobody waits for room longer than `wait_seconds_max`."""
+        self._wait_seconds_max = wait_seconds_max
         self._bytes_max = bytes_max
         self._bytes = 0
         self._readers: dict[Share, None] = {}
@@ -70,14 +76,25 @@ class BodiesInFlight:
         return True
 
     async def room(self, share: Share) -> None:
-        """Wait until the body of `share` may go on."""
+        """Wait until the body of `share` may go on; raises MODEL_AT_CAPACITY if it may not in good
+        time."""
         if share not in self._readers:
             self._readers[share] = None
             self._readers_bytes += share.bytes
-        while self._bytes >= self._bytes_max and not self._goes_first(share):
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
+        if self._may_go_on(share):
+            return
+        try:
+            async with asyncio.timeout(self._wait_seconds_max):
+                while not self._may_go_on(share):
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._waiting.append(waiter)
+                    await waiter
+        except TimeoutError:
+            raise ApiError(
+                ErrorCode.MODEL_AT_CAPACITY,
+                retry_after_seconds=FULL_SECONDS,
+                reason="the bodies of other requests fill the memory meant for them",
+            ) from None
 
     def complete(self, share: Share) -> None:
         """The body has arrived; its bytes stay counted."""
@@ -92,6 +109,9 @@ class BodiesInFlight:
         self._bytes -= share.bytes
         share.bytes = 0
         self._wake()
+
+    def _may_go_on(self, share: Share) -> bool:
+        return self._bytes < self._bytes_max or self._goes_first(share)
 
     def _goes_first(self, share: Share) -> bool:
         if next(iter(self._readers)) is not share:
