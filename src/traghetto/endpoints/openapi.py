@@ -15,7 +15,16 @@ import msgspec
 
 from traghetto import CONTRACT_VERSION
 from traghetto.endpoints.spec import BASES, Authentication, Endpoint
-from traghetto.errors import Adjunct, Code, ErrorCode, ErrorStyle, public_name, row_of
+from traghetto.errors import (
+    Adjunct,
+    ApiError,
+    Code,
+    ErrorCode,
+    ErrorStyle,
+    public_name,
+    row_of,
+    says_when,
+)
 from traghetto.guide.facts import facts_of
 from traghetto.wire.spec import load_spec
 
@@ -159,13 +168,13 @@ def _failures(codes: Iterable[Code], style: ErrorStyle) -> Json:
     by_status: defaultdict[int, list[Code]] = defaultdict(list)
     for code in sorted(codes, key=_in_order):
         by_status[row_of(code).status].append(code)
-    return {str(status): _failure(status, found, style) for status, found in by_status.items()}
+    return {str(status): _failure(found, style) for status, found in by_status.items()}
 
 
-def _failure(status: int, codes: list[Code], style: ErrorStyle) -> Json:
+def _failure(codes: list[Code], style: ErrorStyle) -> Json:
     names = dict.fromkeys(public_name(code) for code in codes)
     absent = set() if style.code_header else {"x-error-code"}
-    absent |= set() if status in {429, 503} else {"retry-after"}
+    absent |= set() if any(says_when(ApiError(code)) for code in codes) else {"retry-after"}
     headers = [name for name in _HEADERS if name not in absent]
     examples = {code.name: _example(code, style) for code in codes}
     schema = {"$ref": "#/components/schemas/Error"}
