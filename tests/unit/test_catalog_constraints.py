@@ -40,6 +40,7 @@ def refused(tmp_path: Path, constraints: str, prices: str = IMAGE, kind: str = "
             "7: models[0].constraints.steps: `default` is above",
         ),
         ("aspectRatios = [':']", "7: models[0].constraints.aspectRatios: ':' is no ratio such as"),
+        ("aspectRatios = ['auto']", "7: models[0].constraints.aspectRatios: 'auto' is for edits"),
         ("resolutions = ['5K']", "7: models[0].constraints.resolutions: "),
         (
             "aspectRatios = ['1:1']\ndefaultAspectRatio = '16:9'",

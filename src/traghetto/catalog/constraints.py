@@ -74,6 +74,11 @@ class ImageConstraints(Choices, frozen=True, kw_only=True):
     maxStyleReferences: _Count = 0  # noqa: N815
     supportsStyleReferenceStrength: bool = False  # noqa: N815
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "auto" in self.aspectRatios:
+            raise SettingInvalid(("aspectRatios",), "'auto' is for edits: there is no picture yet")
+
 
 class EditConstraints(Choices, frozen=True, kw_only=True):
     """Of a model that edits."""

@@ -3,7 +3,7 @@
 Choice of a replica, retries and health are `engines.replicas`'. Work that may still be running is
 not repeated: a deadline that passes ends the call.
 
-Invariants: calls raise `EngineFailure` and nothing else (besides cancellation); every attempt
+Invariants: calls raise `EngineFailure`, what `take` raises, and nothing else; every attempt
 ends exactly once; cancelling a call closes its connection; an answer has as many images as were
 asked for, none of them empty or larger than `IMAGE_BYTES_MAX`; a backend has succeeded when `take`
 has taken all of them.

@@ -39,7 +39,7 @@ class Application(Protocol):
 
     @property
     def edge(self) -> EdgeServices:
-        """What the connections share with it."""
+        """What the connections share with it; read once, when the server is made."""
         ...
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

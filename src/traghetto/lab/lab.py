@@ -99,7 +99,7 @@ class Lab:
 
     @property
     def edge(self) -> EdgeServices:
-        """What the connections share with the gateway that is served now."""
+        """What connections share with the gateway; a server takes it once, and keeps it."""
         return self.gateway.dispatch.edge
 
     @property

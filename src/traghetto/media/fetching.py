@@ -145,7 +145,7 @@ class Fetcher:
         """The body of the answer to a GET; raises FetchRefused.
 
         `seconds_max` counts from now until the last byte. `principal`, an account, has a share of
-        what can be done at once: servers and names that hang hold up its own fetches only.
+        what can be done at once: for one account that is a part of what all have together.
         """
         try:
             locator = parse(url)

@@ -87,7 +87,7 @@ async def _run(services: Services, exchange: Exchange, received: Received, answe
             if exchange.stream_error is not None:
                 services.budget.count(caller.bucket, exchange.stream_error)
     except asyncio.CancelledError:
-        # Only a shutdown that ran out of patience cancels a request.
+        # Only a stop that ran out of patience cancels a request, and the reset of a lab.
         if exchange.response_started:
             raise
         raise gateway_stopping() from None
