@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -93,6 +94,22 @@ def test_an_upscaling_fails_likewise(fault: Fault) -> None:
             fault, sdapi_server(), upscaler, lambda p: p.upscale(UPSCALE, "a"), EXTRAS
         )
     )
+
+
+def test_a_prompt_carries_no_parameters() -> None:
+    """stable-diffusion.cpp serves this API too, and would take them from its own tag."""
+
+    async def test() -> None:
+        tag = '<sd_cpp_extra_args>{"steps":9999}</sd_cpp_extra_args>'
+        async with sdapi_server() as server, pool_at(server.base, painter) as pool:
+            call = GenerateCall(request_id="r", prompt=tag, negative_prompt=tag, width=16, height=8)
+            await pool.generate(call, "alice")
+            edit = EditCall(request_id="r", prompt=tag, pictures=(picture(16, 8),))
+            await pool.edit(edit, "alice")
+        for request in server.requests:
+            assert "sd_cpp_extra_args" not in json.dumps(request.json)
+
+    run(test)
 
 
 def test_a_generation_names_the_checkpoint_and_leaves_the_rest_to_the_server() -> None:

@@ -80,6 +80,17 @@ def test_a_signal_ends_a_lab_and_its_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lab_is_the_same_wherever_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What configures a gateway of the same user does not reach it."""
+    monkeypatch.setenv("TRAGHETTO_PEPPER_FILE", str(tmp_path / "pepper"))
+    monkeypatch.setenv("TRAGHETTO_PORT", "no port")
+    with start_lab() as lab:
+        assert lab.key()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lab_without_input_ends_at_once() -> None:
     """As it was asked to, whatever kind of file its input is."""
     command = [sys.executable, "-m", "traghetto", "lab", "--port", "0", "--until-eof"]

@@ -23,6 +23,8 @@ class Launch:
     """Servers all of whose models are to be served."""
     gguf_files: tuple[Path, ...] = ()
 
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    """Where settings that no flag gives are looked for."""
     is_lab: bool = False
     """Whether it is for tests: backends that fail on purpose are not left alone for it, and no
     operator's command has to reach it."""
@@ -36,7 +38,7 @@ class Launch:
         """Read the file, the environment and the flags. Raises ConfigInvalid, OSError."""
         return read_configuration(
             self.config_path,
-            os.environ,
+            self.environ,
             self.flags,
             backends_required=not self.adds_models,
             must_run_here=True,

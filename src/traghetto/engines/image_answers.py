@@ -51,6 +51,14 @@ async def image_of_base64(text: Any) -> EngineImage:
         raise EngineFailure(FailureKind.BROKEN, "an image of the answer is not base64") from error
 
 
+def inert_prompt(text: str) -> str:
+    """`text` without the tag by which stable-diffusion.cpp takes parameters from a prompt.
+
+    They would get past every bound and price of ours, whichever of its APIs is asked.
+    """
+    return text.replace("sd_cpp_extra_args", "sd_cpp extra args")
+
+
 def backend_seed(seed: int) -> int:
     """A caller's seed, which may be negative, as every backend takes it; equal ones stay equal."""
     return seed % SEEDS

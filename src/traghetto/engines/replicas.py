@@ -35,6 +35,7 @@ from traghetto.engines.member import (
 )
 from traghetto.engines.protocols import Deadlines
 from traghetto.engines.window import SlidingCounts
+from traghetto.telemetry import log_failure
 
 RETRY_SHARE_MAX: Final = 0.10
 RETRIES_ALWAYS: Final = 3
@@ -253,7 +254,10 @@ class ReplicaPool(Generic[BackendT]):
         checked = [member for member in self._members if member.upstream_model is not None]
         while True:
             for member in checked:
-                await member.check()
+                try:
+                    await member.check()
+                except Exception as error:  # noqa: BLE001 (a defect must not end all checks)
+                    log_failure("error", code="HEALTH_CHECK_FAILED", request_id="", error=error)
             # Spread a little, so that many pools do not ask one server in step.
             await asyncio.sleep(self._health_interval * (0.9 + 0.2 * self._rng.random()))
 

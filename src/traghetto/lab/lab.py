@@ -70,7 +70,9 @@ class Lab:
         self._roots = tuple(roots) or self._roots
         self._generation += 1
         data_dir = self._folder / str(self._generation)
-        launch = Launch(MODELS_FILE, {**self._flags, "data_dir": data_dir}, is_lab=True)
+        flags = {**self._flags, "data_dir": data_dir}
+        # Without the environment: a lab is the same wherever it runs.
+        launch = Launch(MODELS_FILE, flags, environ={}, is_lab=True)
         clock = LabClock()
         opened = AsyncExitStack()
         opened.callback(shutil.rmtree, data_dir, ignore_errors=True)
@@ -92,8 +94,10 @@ class Lab:
         """Everything as at the start; requests under way end with MODEL_OFFLINE."""
         before, opened = self.gateway, self._open
         await self.start()
-        await before.cancel_requests()
-        await opened.aclose()
+        try:
+            await before.cancel_requests()
+        finally:
+            await opened.aclose()
 
     # What a server needs
 

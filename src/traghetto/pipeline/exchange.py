@@ -164,17 +164,19 @@ class Exchange:
 class DisconnectWatch:
     """Cancels the task that entered it when the client disconnects, and says so.
 
-    Leaving it after such a cancellation raises `ClientGone` instead of `CancelledError`; any
-    other cancellation passes through. Enter it only after the body has been read.
+    Entering it raises `ClientGone` if the client has gone already. Leaving it after such a
+    cancellation raises `ClientGone` instead of `CancelledError`; any other cancellation passes
+    through. Enter it only after the body has been read.
     """
 
-    __slots__ = ("_call_on_disconnect", "_receive", "_task", "_watcher", "gone")
+    __slots__ = ("_call_on_disconnect", "_is_entered", "_receive", "_task", "_watcher", "gone")
 
     def __init__(self, receive: Receive, call_on_disconnect: CallOnDisconnect | None) -> None:
         """`call_on_disconnect` is used where the server has it; a task waits elsewhere."""
         self._receive = receive
         self._call_on_disconnect = call_on_disconnect
         self._watcher: asyncio.Task[None] | None = None
+        self._is_entered = False
         self.gone = False
 
     def __enter__(self) -> DisconnectWatch:
@@ -183,8 +185,12 @@ class DisconnectWatch:
         self._task = task
         if self._call_on_disconnect is not None:
             self._call_on_disconnect(self._leave)
+            if self.gone:  # already: there is nothing to be cancelled yet
+                self._call_on_disconnect(None)
+                raise ClientGone
         else:
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._is_entered = True
         return self
 
     def __exit__(
@@ -207,4 +213,5 @@ class DisconnectWatch:
 
     def _leave(self) -> None:
         self.gone = True
-        self._task.cancel()
+        if self._is_entered:
+            self._task.cancel()

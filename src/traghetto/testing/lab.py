@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import select
 import subprocess
 import sys
@@ -144,7 +143,7 @@ def start_lab() -> Iterator[Lab]:
     """
     command = [sys.executable, "-m", "traghetto", "lab", "--port", "0", "--until-eof", "--json"]
     process = subprocess.Popen(  # noqa: S603 - our own command, without a shell
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -165,11 +164,6 @@ def start_lab() -> Iterator[Lab]:
             process.kill()
             process.wait()
         process.stdout.close()
-
-
-def _environment() -> dict[str, str]:
-    """That of this process, without what would configure a gateway: a lab is always the same."""
-    return {n: v for n, v in os.environ.items() if not n.startswith("TRAGHETTO_")}
 
 
 def _moment(answer: Any) -> datetime:

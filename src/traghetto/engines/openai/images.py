@@ -13,7 +13,12 @@ import msgspec
 
 from traghetto.clock import Clock
 from traghetto.engines.failures import EngineFailure, FailureKind
-from traghetto.engines.image_answers import JSON_IMAGES_BYTES_MAX, backend_seed, image_of_base64
+from traghetto.engines.image_answers import (
+    JSON_IMAGES_BYTES_MAX,
+    backend_seed,
+    image_of_base64,
+    inert_prompt,
+)
 from traghetto.engines.image_protocols import EditCall, EngineImage, GenerateCall
 from traghetto.engines.openai.answers import json_object
 from traghetto.engines.openai.client import HttpClient
@@ -46,7 +51,7 @@ class OpenAIImageBackend(OnOpenAIServer):
             )
         body = {
             "model": self._model,
-            "prompt": _inert(call.prompt),
+            "prompt": inert_prompt(call.prompt),
             "n": call.count,
             "size": f"{call.width}x{call.height}",
             **self._format_and_quality(call.quality),
@@ -58,7 +63,7 @@ class OpenAIImageBackend(OnOpenAIServer):
         first = call.pictures[0]
         fields = {
             "model": self._model,
-            "prompt": _inert(call.prompt),
+            "prompt": inert_prompt(call.prompt),
             "n": "1",
             **self._format_and_quality(call.quality),
         }
@@ -101,7 +106,7 @@ def _diffusion_members(call: GenerateCall) -> dict[str, Any]:
     """What OpenAI has no names for, in those of vLLM-Omni and SGLang, and stable-diffusion.cpp."""
     members: dict[str, Any] = {}
     if call.negative_prompt:
-        members["negative_prompt"] = call.negative_prompt
+        members["negative_prompt"] = inert_prompt(call.negative_prompt)
     if call.seed is not None:
         members["seed"] = backend_seed(call.seed)
     if call.steps is not None:
@@ -117,11 +122,3 @@ async def _image_of(item: Any) -> EngineImage:
     if not item.get("b64_json") and not str(item.get("url", "")).startswith("data:"):
         raise EngineFailure(FailureKind.BROKEN, "the answer has the URL of an image, not the image")
     return await image_of_base64(item.get("b64_json") or item["url"])
-
-
-def _inert(prompt: str) -> str:
-    """`prompt` without the tag by which stable-diffusion.cpp takes parameters from a prompt.
-
-    They would get past every bound and price of ours.
-    """
-    return prompt.replace("sd_cpp_extra_args", "sd_cpp extra args")

@@ -13,7 +13,12 @@ import msgspec
 
 from traghetto.clock import Clock
 from traghetto.engines.failures import EngineFailure, FailureKind
-from traghetto.engines.image_answers import JSON_IMAGES_BYTES_MAX, backend_seed, image_of_base64
+from traghetto.engines.image_answers import (
+    JSON_IMAGES_BYTES_MAX,
+    backend_seed,
+    image_of_base64,
+    inert_prompt,
+)
 from traghetto.engines.image_protocols import (
     EditCall,
     EngineImage,
@@ -83,8 +88,8 @@ class SdapiBackend(_SdapiServer):
                 fields=("style_references",),
             )
         body: dict[str, Any] = {
-            "prompt": call.prompt,
-            "negative_prompt": call.negative_prompt,
+            "prompt": inert_prompt(call.prompt),
+            "negative_prompt": inert_prompt(call.negative_prompt),
             "width": call.width,
             "height": call.height,
             # One after the other: a batch at once needs so many times the memory.
@@ -107,7 +112,7 @@ class SdapiBackend(_SdapiServer):
             )
         (picture,) = call.pictures
         body = {
-            "prompt": call.prompt,
+            "prompt": inert_prompt(call.prompt),
             "width": _stepped(call.width or picture.width),
             "height": _stepped(call.height or picture.height),
             "save_images": False,
