@@ -112,7 +112,8 @@ class Recipe:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of this code alone."""
     balance: str | None = "10"
-    """The USD balance that the answer names; None where the row has another account's."""
+    """The USD balance that the answer names; None where there is nothing to spend, or the row has
+    another account's."""
     spent: str = "0"
     """What each key of the scene paid before, in USD."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -686,15 +687,14 @@ _FUNDS: tuple[Recipe, ...] = (
         _as_diem_key,
         reached="model",
         model="priced",
-        balance="0",
-        headers={"x-venice-balance-diem": "0"},
+        balance=None,
     ),
     published(
         "API_KEY_USD_SPEND_LIMIT_EXCEEDED",
         _as_key(limit_usd="0"),
         reached="model",
         model="priced",
-        balance="0",
+        balance=None,
     ),
 )
 

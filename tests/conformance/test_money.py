@@ -61,21 +61,21 @@ USD_LIMIT = "API_KEY_USD_SPEND_LIMIT_EXCEEDED"
 DIEM_LIMIT = "API_KEY_DIEM_SPEND_LIMIT_EXCEEDED"
 
 MATRIX = (
-    Funds("nothing", {}, refusal=POOR, balances=("0", None)),
+    Funds("nothing", {}, refusal=POOR, balances=(None, None)),
     Funds("just below the floor", {"usd": "0.099999999"}, refusal=POOR, balances=("0.099999999", None)),
     Funds("the floor", {"usd": "0.1"}, balances=("0.1", None)),
-    Funds("DIEM at the floor", {"diem": "0.1"}, paid_in="diem", balances=("0", "0.1")),
+    Funds("DIEM at the floor", {"diem": "0.1"}, paid_in="diem", balances=(None, "0.1")),
     Funds("DIEM before USD", {"usd": "5", "diem": "1"}, paid_in="diem", balances=("5", "1")),
     Funds("no limit is null", {"usd": "1"}, {}, balances=("1", None)),
-    Funds("a zero USD limit", {"usd": "5"}, {"limit_usd": "0"}, USD_LIMIT, balances=("0", None)),
+    Funds("a zero USD limit", {"usd": "5"}, {"limit_usd": "0"}, USD_LIMIT, balances=(None, None)),
     Funds("a USD limit below the floor", {"usd": "5"}, {"limit_usd": "0.05"}, USD_LIMIT, balances=("0.05", None)),
     Funds("a USD limit above it", {"usd": "5"}, {"limit_usd": "0.2"}, balances=("0.2", None)),
     Funds("a limit above the balance", {"usd": "0.05"}, {"limit_usd": "1"}, POOR, balances=("0.05", None)),
-    Funds("a limit and too little anyway", {"usd": "0.05"}, {"limit_usd": "0"}, POOR, balances=("0", None)),
-    Funds("a zero DIEM limit, no USD", {"diem": "1"}, {"limit_diem": "0"}, DIEM_LIMIT, balances=("0", "0")),
-    Funds("a zero DIEM limit, but USD", {"usd": "5", "diem": "1"}, {"limit_diem": "0"}, balances=("5", "0")),
-    Funds("a zero USD limit, but DIEM", {"usd": "5", "diem": "1"}, {"limit_usd": "0"}, paid_in="diem", balances=("0", "1")),
-    Funds("both limits at zero", {"usd": "5", "diem": "1"}, {"limit_usd": "0", "limit_diem": "0"}, DIEM_LIMIT, balances=("0", "0")),
+    Funds("a limit and too little anyway", {"usd": "0.05"}, {"limit_usd": "0"}, POOR, balances=(None, None)),
+    Funds("a zero DIEM limit, no USD", {"diem": "1"}, {"limit_diem": "0"}, DIEM_LIMIT, balances=(None, None)),
+    Funds("a zero DIEM limit, but USD", {"usd": "5", "diem": "1"}, {"limit_diem": "0"}, balances=("5", None)),
+    Funds("a zero USD limit, but DIEM", {"usd": "5", "diem": "1"}, {"limit_usd": "0"}, paid_in="diem", balances=(None, "1")),
+    Funds("both limits at zero", {"usd": "5", "diem": "1"}, {"limit_usd": "0", "limit_diem": "0"}, DIEM_LIMIT, balances=(None, None)),
     Funds("the floor only together", {"usd": "0.06", "diem": "0.1"}, {"limit_diem": "0.05"}, paid_in="diem", balances=("0.06", "0.05")),
 )  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_used_up_diem_gives_way_to_usd_until_the_next_day(
         )
     )
     answer = chat(gateway, key)
-    assert balances(answer) == ("1", "0")
+    assert balances(answer) == ("1", None)
     assert answer.json["cost"] == {"usd": 0.000044, "diem": 0}
     clock.advance(DAY_SECONDS)
     answer = chat(gateway, key)
@@ -229,7 +229,7 @@ def test_the_request_that_takes_the_last_funds_has_them_alone(gateway: RunningGa
         wait_until(lambda: book.open_holds == 1)
         refused = chat(gateway, key)
         assert (refused.status, refused.headers["x-error-code"]) == (402, POOR)
-        assert balances(refused) == ("0", None)
+        assert balances(refused) == (None, None)
     wait_until(lambda: book.open_holds == 0)
     assert chat(gateway, key).status == 200
 

@@ -119,9 +119,9 @@ def test_a_fault_lasts_for_so_many_calls(lab: Lab) -> None:
     """Of that model, and of no other."""
     key = lab.key()
     lab.fault("overloaded", calls=2)
-    assert code(chat(lab, key)) == "MODEL_OVERLOADED"
-    lab.clear_faults()
-    assert chat(lab, key).status == 200
+    assert [code(chat(lab, key)) for _ in range(3)] == ["MODEL_OVERLOADED"] * 2 + [""]
+    lab.fault("broken", calls=1)
+    assert [code(chat(lab, key)) for _ in range(2)] == ["INFERENCE_FAILED", ""]
     lab.fault("content-policy", calls=1)
     assert chat(lab, key, "small-chat", max_tokens=8).status == 200
     assert code(chat(lab, key)) == "CONTENT_POLICY_VIOLATION"
@@ -203,6 +203,10 @@ def test_a_reset_ends_what_is_under_way(lab: Lab) -> None:
         ("accounts", {"usd": "much"}, "much"),
         ("faults", {"fault": "rain"}, "there is no fault 'rain'; there are crash, overloaded"),
         ("faults", {"fault": "broken", "model": "nobody"}, "no model 'nobody' is served"),
+        ("faults", {"fault": "no-done", "model": "painter"}, "models of images have no fault"),
+        ("faults", {"fault": "overloaded", "seconds": 2}, "`seconds` is a measure of 'slow'"),
+        ("faults", {"fault": "overloaded", "after_events": 2}, "`after_events` is a measure of"),
+        ("faults", {"fault": "crash", "model": "chat"}, "a crash is the gateway's"),
         ("clock", {}, "give one of `advance_seconds`, `set` and `to`"),
         ("clock", {"advance_seconds": -1}, "Expected `float` >= 0.0"),
         ("clock", {"set": "2031-01-01T00:00:00"}, "`set` needs a time zone"),

@@ -74,10 +74,13 @@ def show_error(name: str, lang: Language, as_json: bool) -> None:
     help="A key for a server that is no lab. Nothing is charged to it.",
 )
 @click.option(
-    "--model", default="chat", show_default=True, help="A model for chats, where it is no lab."
+    "--model",
+    help="A model for chats of a server that is no lab; the first that it lists if not given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-def verify_errors(base_url: str | None, api_key: str | None, model: str, as_json: bool) -> None:
+def verify_errors(
+    base_url: str | None, api_key: str | None, model: str | None, as_json: bool
+) -> None:
     """Provoke every error, and compare what comes back with the contract.
 
     Exits with 1 if an error is not as published, or is missing because its endpoint does not
@@ -101,10 +104,10 @@ def verify_errors(base_url: str | None, api_key: str | None, model: str, as_json
 
 
 @contextlib.contextmanager
-def _server(base_url: str | None, api_key: str | None, model: str) -> Iterator[Server]:
+def _server(base_url: str | None, api_key: str | None, model: str | None) -> Iterator[Server]:
     """What is to be verified; raises ClickException where nobody answers."""
     if base_url is None:
-        with start_lab() as lab:
+        with start_lab(quiet=True) as lab:
             yield Server(lab.url, lab)
         return
     try:

@@ -94,6 +94,8 @@ def _say_started(running: Lab, url: str) -> None:
     """The lines a person sees; those that are no address or key go to standard error."""
     click.echo(f"Traghetto's lab answers at {url}/api/v1")
     click.echo(f"Admin key: {running.admin_key}")
+    if not url.startswith(("http://127.", "http://[::1]", "http://localhost")):
+        note("Warning: whoever can reach this address can control the lab and read its admin key")
     note(f"Models: {', '.join(model.id for model in running.models())}")
     note(f"A key:  curl -s -X POST -H 'accept: text/plain' {url}/lab/accounts")
     note(f'A fault: curl -s {url}/lab/faults -d \'{{"fault": "overloaded", "calls": 1}}\'')

@@ -72,7 +72,9 @@ def new_idempotency_key() -> str:
 def chat_call(
     model: str, messages: Messages, members: Mapping[str, Any], *, key: str | None, stream: bool
 ) -> Call:
-    """`POST /chat/completions`."""
+    """`POST /chat/completions`; raises TypeError for a stream that nobody would read."""
+    if members.get("stream") and not stream:
+        raise TypeError("a stream is asked for with `stream_chat`")
     body = {"model": model, "messages": messages, **members}
     if stream:
         body["stream"] = True

@@ -59,6 +59,10 @@ class TraghettoError(Exception):
     """Seconds after which the server wants to be asked again; None if it does not say."""
     charged: bool | None = None
     """Whether this request cost money all the same; None if that is not known."""
+    status: int | None = None
+    """The HTTP status; None if no answer came, or it came in a stream."""
+    request_id: str | None = None
+    """What the server calls the request, for its operator; None if no answer came."""
 
 
 class ConnectionFailed(TraghettoError):

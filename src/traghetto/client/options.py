@@ -50,8 +50,11 @@ class Options:
     ) -> Options:
         """Fill in what was not given: from the environment, then as the documents say.
 
-        Raises `ValueError` for a base URL that is none.
+        Raises `ValueError` for a base URL that is none, and a key that fits in no header.
         """
+        key = (api_key or os.environ.get(API_KEY_VARIABLE) or "").strip()
+        if not (key.isascii() and (key.isprintable() or not key)):
+            raise ValueError("an API key is a line of ASCII")
         url = base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -60,7 +63,7 @@ class Options:
             host = parts.hostname
             idempotency_keys = not f".{host}".endswith(f".{_IGNORES_IDEMPOTENCY_KEYS}")
         return cls(
-            api_key or os.environ.get(API_KEY_VARIABLE) or None,
+            key or None,
             url.rstrip("/"),
             timeout_seconds,
             Persistence(policy, fallback, idempotency_keys, random or _unseeded()),

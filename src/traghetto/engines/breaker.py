@@ -71,7 +71,7 @@ SINGLE_USER: Final = Guard(principals_min=1, requests_min=1)
 
 
 NEVER: Final = Guard(principals_min=1 << 62, requests_min=1 << 62)
-"""No evidence is enough: for a lab, in which backends fail on purpose."""
+"""Nothing is held against anybody: for a lab, in which backends fail on purpose."""
 
 
 class Breaker:
@@ -153,6 +153,8 @@ class Breaker:
         """
         if is_probe:
             self._is_probing = False
+        if self._guard() is NEVER:
+            return
         match failure.kind.value.breaker:
             case BreakerEffect.COOL:
                 self._cool(failure.retry_after_seconds)

@@ -35,6 +35,7 @@ BODY_BYTES_MAX: Final = 1 << 16
 CRASH: Final = "crash"
 """The fault of the gateway itself: its next requests fail with UNKNOWN_ERROR."""
 CRASHES_DEFAULT: Final = 1
+MODEL_DEFAULT: Final = "chat"
 FAULTS: Final = (CRASH, *(fault.value for fault in Fault))
 
 Seconds = Annotated[float, Meta(ge=0, le=10 * 366 * 86_400)]
@@ -91,11 +92,12 @@ class PlanFault(Arguments, frozen=True, kw_only=True):
     """How a model fails, for its next `calls` calls or until faults are cleared."""
 
     fault: str
-    model: str = "chat"
+    model: str | None = None
+    """`MODEL_DEFAULT` if not given; none for a crash."""
     calls: Count | None = None
-    seconds: Seconds = 1.0
-    """The delay of `slow`."""
-    after_events: Annotated[int, Meta(ge=0, le=1_000_000)] = 3
+    seconds: Seconds | None = None
+    """The delay of `slow`, before the answer and before each event of a stream."""
+    after_events: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
     """What a stream sends before it fails."""
 
 
@@ -177,6 +179,7 @@ async def move_clock(lab: Lab, wanted: MoveClock) -> Answer:
 
 async def plan_fault(lab: Lab, wanted: PlanFault) -> Answer:
     """Have a model, or the gateway, fail."""
+    _check_measures(wanted)
     if wanted.fault == CRASH:
         calls = wanted.calls or CRASHES_DEFAULT
         lab.plan_crashes(calls)
@@ -184,9 +187,38 @@ async def plan_fault(lab: Lab, wanted: PlanFault) -> Answer:
     known = {fault.value: fault for fault in Fault}
     if wanted.fault not in known:
         raise ValueError(f"there is no fault {wanted.fault!r}; there are {', '.join(FAULTS)}")
-    planned = PlannedFault(known[wanted.fault], wanted.after_events, wanted.seconds)
-    lab.plan_fault(wanted.model, planned, wanted.calls)
-    return {"fault": wanted.fault, "model": wanted.model, "calls": wanted.calls}
+    usual = PlannedFault(known[wanted.fault])
+    planned = PlannedFault(
+        usual.fault,
+        usual.after_events if wanted.after_events is None else wanted.after_events,
+        usual.seconds if wanted.seconds is None else wanted.seconds,
+    )
+    model = wanted.model or MODEL_DEFAULT
+    lab.plan_fault(model, planned, wanted.calls)
+    return {"fault": wanted.fault, "model": model, "calls": wanted.calls}
+
+
+def _check_measures(wanted: PlanFault) -> None:
+    """Raise ValueError for a measure that the fault has not: a test would pass for nothing."""
+    if wanted.seconds is not None and wanted.fault != Fault.SLOW.value:
+        raise ValueError(f"`seconds` is a measure of {Fault.SLOW.value!r} alone")
+    if wanted.after_events is not None and wanted.fault not in _OF_STREAMS:
+        raise ValueError(f"`after_events` is a measure of {', '.join(sorted(_OF_STREAMS))}")
+    if wanted.model is not None and wanted.fault == CRASH:
+        raise ValueError("a crash is the gateway's, whatever the model")
+
+
+_OF_STREAMS: Final = frozenset(
+    fault.value
+    for fault in (
+        Fault.STALL_AFTER,
+        Fault.CUT_AFTER,
+        Fault.MALFORMED,
+        Fault.INVALID_UTF8,
+        Fault.IN_BAND_ERROR,
+        Fault.IN_BAND_OVERLOAD,
+    )
+)
 
 
 async def clear_faults(lab: Lab, _: Nothing) -> Answer:

@@ -23,6 +23,9 @@ from traghetto.accounts.values import Account
 from traghetto.app import Gateway, Launch, open_gateway
 from traghetto.catalog.model import Model
 from traghetto.endpoints.spec import Endpoint
+from traghetto.engines.image_pool import ImagePool
+from traghetto.engines.imaging.backends import IMAGE_FAULTS
+from traghetto.engines.imaging.extras import is_available
 from traghetto.engines.replicas import ReplicaPool
 from traghetto.engines.simulator.faults import FaultPlan, PlannedFault
 from traghetto.http.dispatch import EdgeServices
@@ -39,6 +42,17 @@ EXPIRY_SECONDS: Final = 0.001
 """How long a key of the state `expired` is valid; then that time is let pass."""
 SPENT_ON: Final = "lab"
 """The model that the books name for what a state has spent before."""
+
+
+_REMOVER: Final = """
+[[models]]
+id = "cutter"
+type = "inpaint"
+engine = "grabcut"
+size_class = "none"
+pricing = { inpaint = "0.03" }
+"""
+"""What is served besides where OpenCV is installed."""
 
 
 class SimulatedCrash(RuntimeError):
@@ -71,8 +85,10 @@ class Lab:
         self._generation += 1
         data_dir = self._folder / str(self._generation)
         flags = {**self._flags, "data_dir": data_dir}
+        models = self._folder / "models.toml"
+        models.write_text(MODELS_FILE.read_text() + (_REMOVER if is_available("vision") else ""))
         # Without the environment: a lab is the same wherever it runs.
-        launch = Launch(MODELS_FILE, flags, environ={}, is_lab=True)
+        launch = Launch(models, flags, environ={}, is_lab=True)
         clock = LabClock()
         opened = AsyncExitStack()
         opened.callback(shutil.rmtree, data_dir, ignore_errors=True)
@@ -195,6 +211,10 @@ class Lab:
         """Have an account own just so much (nano_usd); raises OperationRefused, ValueError."""
         account: Account = self.gateway.directory.account(name)
         owned = self.gateway.book.balances(account.id)
+        if min(wanted.values(), default=0) < 0:
+            raise ValueError("a balance is at least 0")
+        if wanted.get(Currency.DIEM) and Currency.DIEM not in owned:
+            raise ValueError("the account has no DIEM a day: make one with `diem`")
         for currency, nano_usd in wanted.items():
             difference = nano_usd - owned.get(currency, 0)
             if difference:
@@ -214,9 +234,12 @@ class Lab:
 
         Raises ValueError for a model that has no such faults.
         """
-        plans = list(_plans(self._pool(model_id)))
+        pool = self._pool(model_id)
+        plans = list(_plans(pool))
         if not plans:
             raise ValueError(f"model {model_id!r} has no engine that fails on purpose")
+        if isinstance(pool, ImagePool) and fault.fault not in IMAGE_FAULTS:
+            raise ValueError(f"models of images have no fault {fault.fault.value!r}")
         for plan in plans:
             plan.set(fault, calls=calls)
 

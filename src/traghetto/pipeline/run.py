@@ -18,7 +18,12 @@ from traghetto.pipeline.quote import quote_chat
 from traghetto.pipeline.rewriting import rewriter_of
 from traghetto.pipeline.services import Services
 from traghetto.pipeline.stages.admit import Demand, admit
-from traghetto.pipeline.stages.authenticate import Caller, authenticate, note_refusal
+from traghetto.pipeline.stages.authenticate import (
+    Caller,
+    authenticate,
+    note_refusal,
+    require_known,
+)
 from traghetto.pipeline.stages.authorise import authorise
 from traghetto.pipeline.stages.chat_images import read_chat_images
 from traghetto.pipeline.stages.claim import claim, replay
@@ -44,7 +49,9 @@ Answer = Callable[[Caller, Body, Claim | None], Awaitable[None]]
 async def run_chat(services: Services, exchange: Exchange) -> None:
     """Answer one chat request; raises ApiError for everything that ends before the first byte."""
 
-    received = receive_json(services.settings, services.bodies, exchange)
+    received = receive_json(
+        services.settings, services.bodies, exchange, partial(require_known, services, exchange)
+    )
 
     async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
         await _answer_chat(services, exchange, received, caller, body, claimed)
@@ -56,7 +63,9 @@ async def run_image(services: Services, exchange: Exchange, operation: ImageOper
     """Answer one request for images; raises ApiError for everything that is not answered."""
 
     receive = receive_json_or_form if operation.takes_forms else receive_json
-    received = receive(services.settings, services.bodies, exchange)
+    received = receive(
+        services.settings, services.bodies, exchange, partial(require_known, services, exchange)
+    )
 
     async def answer(caller: Caller, body: Body, claimed: Claim | None) -> None:
         await _answer_image(services, exchange, received, caller, body, claimed, operation)

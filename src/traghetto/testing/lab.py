@@ -72,15 +72,15 @@ class Lab:
     def fault(
         self,
         name: str,
-        model: str = "chat",
+        model: str | None = None,
         *,
         calls: int | None = None,
-        seconds: float = 1.0,
-        after_events: int = 3,
+        seconds: float | None = None,
+        after_events: int | None = None,
     ) -> None:
         """Have a model fail for its next `calls` calls, or until `clear_faults`.
 
-        `crash` is the failure of the gateway itself.
+        The model is `chat` if none is named. `crash` is the failure of the gateway itself.
         """
         self.tell(
             "faults",
@@ -135,15 +135,19 @@ class Lab:
 
 
 @contextlib.contextmanager
-def start_lab() -> Iterator[Lab]:
+def start_lab(*, quiet: bool = False) -> Iterator[Lab]:
     """A lab in a process of its own, on a free port of this machine; it ends with the context, and
-    with this process however that ends.
+    with this process however that ends. A `quiet` one does not log the failures that it is told to
+    have.
 
     Raises LabRefused if it does not start.
     """
     command = [sys.executable, "-m", "traghetto", "lab", "--port", "0", "--until-eof", "--json"]
     process = subprocess.Popen(  # noqa: S603 - our own command, without a shell
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if quiet else None,
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -49,12 +50,15 @@ class Server:
     url: str
     lab: Lab | None = None
     key: str | None = None
-    model: str = "chat"
-    """A model for chats, for recipes that are carried out without a lab."""
+    model: str | None = None
+    """A model for chats, for recipes that are carried out without a lab; the first one that the
+    server lists if not given."""
 
 
 def verify(server: Server) -> Iterator[Outcome]:
     """An outcome for each of the 40 codes, in the order of the catalogue."""
+    if server.lab is None and server.model is None:
+        server = replace(server, model=_listed_model(server))
     by_code = {recipe.code: recipe for recipe in RECIPES}
     for code in ErrorCode:
         recipe = by_code.get(code)
@@ -67,6 +71,16 @@ def verify(server: Server) -> Iterator[Outcome]:
             yield Outcome(code.name, "skipped", _expected(code), reason="needs a key")
         else:
             yield _outcome(server, recipe)
+
+
+def _listed_model(server: Server) -> str | None:
+    """A model of texts that the server lists, if it lists any."""
+    headers = {} if server.key is None else {"Authorization": f"Bearer {server.key}"}
+    with contextlib.suppress(
+        OSError, http.client.HTTPException, ValueError, LookupError, TypeError
+    ):
+        return str(ask("GET", f"{server.url}/models", headers).json["data"][0]["id"])
+    return None
 
 
 def _outcome(server: Server, recipe: Recipe) -> Outcome:
@@ -104,7 +118,7 @@ def _carry_out(server: Server, recipe: Recipe) -> Answer:
     """The answer to the recipe's request; what its steps set up is cleared afterwards."""
     lab = server.lab
     if lab is None:
-        return _send(server, _for_model(recipe.request, server.model), server.key)
+        return _send(server, _for_model(recipe.request, server.model or "chat"), server.key)
     key = lab.key(recipe.state)
     try:
         for step in recipe.steps:

@@ -70,6 +70,16 @@ def authenticate(services: Services, exchange: Exchange, body: dict[str, Any]) -
     return Caller(key, account, bucket, secret)
 
 
+def require_known(services: Services, exchange: Exchange) -> None:
+    """Raises NO_CREDENTIALS, AUTHENTICATION_FAILED or FAILED_REQUEST_BUDGET unless the exchange
+    carries a key that somebody has."""
+    secret = _presented_key(exchange)
+    if secret is None:
+        raise ApiError(Adjunct.NO_CREDENTIALS)
+    if services.directory.authenticate(secret) is None:
+        raise _counted(services, _anonymous(exchange), ErrorCode.AUTHENTICATION_FAILED)
+
+
 def note_refusal(
     services: Services, key: ApiKey, account: Account, model: str, error: ApiError
 ) -> None:
@@ -122,12 +132,13 @@ def _presented_key(exchange: Exchange) -> str | None:
 
 
 def balance_headers(services: Services, key: ApiKey, account: Account) -> list[tuple[bytes, bytes]]:
-    """What the key could spend before this request, per currency the account has (contract C.1)."""
+    """What the key could spend before this request, per currency that there is some of (contract
+    C.1: a zero is never sent)."""
     spendable = services.book.spendable(account.id, key.id, key.limits).counted()
     return [
         (name, format_usd(amount).encode())
         for name, currency in _BALANCE_HEADERS
-        if (amount := spendable.get(currency)) is not None
+        if (amount := spendable.get(currency))
     ]
 
 

@@ -1,14 +1,15 @@
 """The first stage of a request with a body: its size, its declared type, its bytes, its syntax.
 
 Order (contract A.3, steps 2 to 4): a declared length above the limit, then encoding and type,
-then the length of what really arrives, then emptiness. Invariant: a body that is refused for its
+then (of a large body only) who sends it, then the length of what really arrives, then emptiness.
+Invariant: a body that is refused for its
 declared length or type is not read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from traghetto.errors import Adjunct, ApiError, ErrorCode
@@ -20,6 +21,9 @@ from traghetto.wire.multipart import FormReader, form_boundary
 ROOM_SECONDS_MAX: Final = 20.0
 FULL_SECONDS: Final = 5
 """When to try again while other bodies take all the room; a guess at how long one does."""
+ANONYMOUS_BYTES_MAX: Final = 1 << 16
+"""The largest body that is read of anybody. Before a larger one credentials are looked at, earlier
+than the contract has them (A.3): or who has none could fill the memory that there is for bodies."""
 _JSON: Final = b"application/json"
 _CHARSETS: Final = frozenset({b"utf-8", b'"utf-8"', b"utf8"})
 
@@ -130,19 +134,21 @@ class BodiesInFlight:
 class Received:
     """The decoded body of a request; its bytes are in flight while the context is open."""
 
-    __slots__ = ("_exchange", "_in_flight", "_settings", "_share", "_takes_forms")
+    __slots__ = ("_check_caller", "_exchange", "_in_flight", "_settings", "_share", "_takes_forms")
 
     def __init__(
         self,
         settings: Settings,
         in_flight: BodiesInFlight,
         exchange: Exchange,
+        check_caller: Callable[[], None],
         *,
         takes_forms: bool,
     ) -> None:
         self._settings = settings
         self._in_flight = in_flight
         self._exchange = exchange
+        self._check_caller = check_caller
         self._takes_forms = takes_forms
         self._share = Share()
 
@@ -178,37 +184,62 @@ class Received:
             form = FormReader(boundary, file_bytes_max=settings.image_bytes_max)
             _check_declarations(exchange, settings.form_bytes_max, is_form=True)
             async for piece in _pieces(
-                exchange, settings.form_bytes_max, self._in_flight, self._share
+                exchange,
+                settings.form_bytes_max,
+                self._in_flight,
+                self._share,
+                self._check_caller,
             ):
                 form.feed(piece)
             return form.finish()
-        body = await read_body(exchange, settings.body_bytes_max, self._in_flight, self._share)
+        body = await read_body(
+            exchange, settings.body_bytes_max, self._in_flight, self._share, self._check_caller
+        )
         return decode_object(
             body, depth_max=settings.json_depth_max, nodes_max=settings.json_nodes_max
         )
 
 
-def receive_json(settings: Settings, in_flight: BodiesInFlight, exchange: Exchange) -> Received:
+def receive_json(
+    settings: Settings,
+    in_flight: BodiesInFlight,
+    exchange: Exchange,
+    check_caller: Callable[[], None],
+) -> Received:
     """A context that reads and decodes the body of `exchange`, within the limits of `settings`.
+
+    `check_caller` raises ApiError for a caller whom nobody knows; it is asked before a body is read
+    that is large enough to matter.
 
     Entering it raises ApiError: PAYLOAD_TOO_LARGE, INVALID_CONTENT_TYPE, INVALID_JSON for what is
     not a JSON object (nothing was sent), and `ClientGone` when the client leaves before the end.
     """
-    return Received(settings, in_flight, exchange, takes_forms=False)
+    return Received(settings, in_flight, exchange, check_caller, takes_forms=False)
 
 
 def receive_json_or_form(
-    settings: Settings, in_flight: BodiesInFlight, exchange: Exchange
+    settings: Settings,
+    in_flight: BodiesInFlight,
+    exchange: Exchange,
+    check_caller: Callable[[], None],
 ) -> Received:
     """As `receive_json`, for an endpoint that takes forms as well; raises INVALID_FORM for others.
 
     The files of a form are `bytes`, its other values text (see `wire.multipart`).
     """
-    return Received(settings, in_flight, exchange, takes_forms=True)
+    return Received(settings, in_flight, exchange, check_caller, takes_forms=True)
+
+
+def _anybody() -> None:
+    """Every caller is known where bodies are small."""
 
 
 async def read_body(
-    exchange: Exchange, body_bytes_max: int, in_flight: BodiesInFlight, share: Share
+    exchange: Exchange,
+    body_bytes_max: int,
+    in_flight: BodiesInFlight,
+    share: Share,
+    check_caller: Callable[[], None] = _anybody,
 ) -> bytes:
     """The whole body of a JSON request, at most `body_bytes_max` bytes, not empty.
 
@@ -217,18 +248,28 @@ async def read_body(
     releases `share` at the end of the exchange, also after a failure.
     """
     _check_declarations(exchange, body_bytes_max)
-    pieces = [piece async for piece in _pieces(exchange, body_bytes_max, in_flight, share)]
+    read = _pieces(exchange, body_bytes_max, in_flight, share, check_caller)
+    pieces = [piece async for piece in read]
     if not pieces:
         raise ApiError(Adjunct.INVALID_JSON)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def _pieces(
-    exchange: Exchange, bytes_max: int, in_flight: BodiesInFlight, share: Share
+    exchange: Exchange,
+    bytes_max: int,
+    in_flight: BodiesInFlight,
+    share: Share,
+    check_caller: Callable[[], None],
 ) -> AsyncIterator[bytes]:
-    """The body as it arrives, no empty piece."""
+    """The body as it arrives, no empty piece; a large one of a caller who is known."""
+    declared = int(exchange.header(b"content-length") or 0)
+    is_known = False
     more = True
     while more:
+        if not is_known and max(declared, share.bytes) > ANONYMOUS_BYTES_MAX:
+            check_caller()
+            is_known = True
         message = await exchange.receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
