@@ -154,6 +154,7 @@ class Exchange:
         while len(body) - sent > SLICE_BYTES:
             await self.write(bytes(view[sent : sent + SLICE_BYTES]), more=True)
             sent += SLICE_BYTES
+            await asyncio.sleep(0)  # others have a turn, and a lost connection is noticed
         await self.write(body if sent == 0 else bytes(view[sent:]), more=False)
 
     def watch_disconnect(self) -> DisconnectWatch:
