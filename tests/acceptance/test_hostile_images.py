@@ -46,6 +46,7 @@ from support.gateway import (
     RunningGateway,
     gateway_process,
     operate,
+    raw_exchange,
     running_gateway,
 )
 from support.images import base64_text, data_url, encoded, form, opened, picture, png
@@ -485,3 +486,24 @@ def test_uploads_leave_nothing_in_memory(tmp_path: Path, has_key: bool) -> None:
         growth = memory_bytes(process.process.pid, "VmRSS") - warm
         assert growth < uploads * file_bytes // 4, growth
         connection.close()
+
+
+def test_strangers_fill_no_memory_with_bodies(tmp_path: Path) -> None:
+    """A large body of who has no key is refused before it is read, by its length or in chunks."""
+    start = f"POST {UPSCALE[0]} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    piece = b"x" * 100_000
+    with running_gateway(tmp_path, IMAGE_MODELS) as gateway:
+        for key in (None, "VENICE_INFERENCE_KEY_of-nobody"):
+            head = start if key is None else f"{start}authorization: Bearer {key}\r\n"
+            declared = raw_exchange(
+                gateway.address, f"{head}content-length: 24000000\r\n\r\n".encode(), seconds=1
+            )
+            assert declared.startswith(b"HTTP/1.1 401 "), declared
+            chunk = f"{len(piece):x}\r\n".encode() + piece + b"\r\n"
+            chunked = raw_exchange(
+                gateway.address,
+                f"{head}transfer-encoding: chunked\r\n\r\n".encode() + chunk,
+                seconds=1,
+            )
+            assert chunked.startswith(b"HTTP/1.1 401 "), chunked
+        assert gateway.gateway.services.bodies.bytes == 0

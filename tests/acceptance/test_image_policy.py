@@ -330,6 +330,22 @@ def test_rewrites_take_places_among_the_chats_of_their_model(tmp_path: Path) -> 
         assert gateway.differences() == []
 
 
+def test_a_prompt_is_shown_to_no_model_that_its_key_may_not_use(tmp_path: Path) -> None:
+    """A key for private models has its own words used, and pays for no rewrite."""
+    with upstream_in_thread() as upstream:
+        upstream.models_act = answer_json({"object": "list", "data": [{"id": "relayed"}]})
+        toml = 'prompt_enhancement_model = "relayed"\n' + IMAGE_MODELS
+        toml += relayed_toml(upstream, privacy='"anonymized"')
+        with running_gateway(tmp_path, toml) as gateway:
+            for privacy, is_shown in (("PRIVATE_ONLY", False), ("ALL", True)):
+                key = gateway.new_key(privacy=privacy)
+                upstream.requests.clear()
+                answer = generated(gateway, key, "a lagoon", enhance_prompt=True)
+                assert ("x-venice-enhanced-prompt" in answer.headers) == is_shown
+                assert bool(upstream.requests) == is_shown
+                assert spent(gateway, key) == ("0.05" if is_shown else "0.01")
+
+
 def test_a_rewrite_that_goes_further_than_its_caller_is_not_used(tmp_path: Path) -> None:
     """The caller did not ask for anything adult: its own words are used, and no rewrite is paid."""
     words = tmp_path / "words.txt"

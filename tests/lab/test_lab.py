@@ -14,6 +14,7 @@ from support.client import get
 from support.configuration import PRICED_MODEL
 from support.gateway import running_gateway
 from support.waiting import wait_until
+from traghetto.engines.imaging.extras import is_available
 from traghetto.engines.simulator.faults import Fault
 from traghetto.lab.states import STATES
 from traghetto.testing import Lab, LabRefused
@@ -283,3 +284,5 @@ def test_every_model_of_the_lab_answers(lab: Lab) -> None:
     for model in ("chat", "limited-chat", "impatient-chat", "pro-chat", "anonymized-chat"):
         assert chat(lab, key, model).status == 200, model
     assert code(chat(lab, key, "offline-chat")) == "MODEL_OFFLINE"
+    listed = {model["id"] for model in ask("GET", lab.control_url, {}).json["models"]}
+    assert ("cutter" in listed) == is_available("vision")

@@ -45,6 +45,20 @@ def test_a_second_owner_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> 
     asyncio.run(run())
 
 
+def test_what_comes_while_the_store_closes_is_told_so(tmp_path: Path) -> None:
+    """It is not waited for: the writer looks at nothing any more."""
+
+    async def run() -> None:
+        store = SqliteStore(tmp_path)
+        closing = asyncio.ensure_future(store.aclose())
+        await asyncio.sleep(0)
+        with pytest.raises(StoreBroken, match="closed"):
+            await asyncio.wait_for(store.submit([account_row()]), 5)
+        await closing
+
+    asyncio.run(run())
+
+
 def test_a_writer_that_lost_the_books_stops(tmp_path: Path) -> None:
     """Without a working lock, the generation number stops the older of two writers."""
 
